@@ -1,1 +1,6 @@
-//! placeholder
+//! What a node keeps: blobs, record logs and the index derived from them, and its private tables.
+
+pub mod blob;
+pub mod kv;
+pub mod record;
+pub mod source;
