@@ -1,0 +1,58 @@
+# What a person or CI does with this tree. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Further arguments of `mhc up`, as in: make run ARGS='--http 127.0.0.1:9000'
+ARGS ?=
+# The store engines that are only built for comparison are tested with the rest.
+FEATURES := mhc-storage/engine-fjall,mhc-storage/engine-sled
+
+.PHONY: help run build test unit lint fmt deny fuzz fuzz-smoke soak bench-memory setup-test clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+
+run: build ## Build the release and start a node
+	@exec target/release/mhc up $(ARGS)
+
+build: ## Build the release
+	@scripts/check-toolchain.sh
+	$(CARGO) build --release --locked -p mhc-cli
+
+test: setup-test ## Install what the tests need and run all of them
+	@$(MAKE) --no-print-directory unit fuzz-smoke
+
+unit: ## Run the tests without installing anything
+	$(CARGO) test --workspace --locked --features $(FEATURES)
+
+lint: ## Formatting, clippy, licences and sources of dependencies
+	@scripts/check-toolchain.sh
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --workspace --all-targets --locked --features $(FEATURES) -- -D warnings
+	@scripts/deny.sh
+
+fmt: ## Format everything
+	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
+
+fuzz: ## Run each fuzz target for a minute (FUZZ_S seconds)
+	@scripts/fuzz.sh "$${FUZZ_S:-60}"
+
+fuzz-smoke: ## Run each fuzz target for some seconds
+	@scripts/fuzz.sh "$${FUZZ_S:-10}"
+
+soak: setup-test ## Kill -9 at 100 random moments, and other tests at full length
+	MHC_SOAK=1 $(CARGO) test --locked -p mhc-cli --test e2e -- --nocapture --test-threads=1 kill9
+
+bench-memory: build ## Measure memory; prints the table of docs/performance.md
+	@scripts/measure-memory.sh
+
+setup-test: ## Install what the tests need
+	@scripts/setup-test.sh
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
+	rm -rf fuzz/target testnet/browser/node_modules

@@ -1,0 +1,97 @@
+//! Files to publish, made by ffmpeg.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// Playing time of [`video`], in seconds.
+pub const VIDEO_S: u64 = 60;
+
+/// A minute of H.264 and AAC in an MP4 that can be played from its start, about 8 MiB. Made once and kept in `dir`;
+/// the same bytes every time with the same ffmpeg.
+pub fn video(dir: &Path) -> Result<PathBuf> {
+    let length = VIDEO_S.to_string();
+    make(
+        dir,
+        "film.mp4",
+        &[
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=640x360:rate=30",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=frequency=440:sample_rate=48000",
+            "-t",
+            &length,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "veryfast",
+            "-b:v",
+            "1000k",
+            "-minrate",
+            "1000k",
+            "-maxrate",
+            "1000k",
+            "-bufsize",
+            "500k",
+            "-x264-params",
+            "nal-hrd=cbr:threads=1",
+            "-g",
+            "60",
+            "-pix_fmt",
+            "yuv420p",
+            "-c:a",
+            "aac",
+            "-b:a",
+            "96k",
+            "-movflags",
+            "+faststart",
+        ],
+    )
+}
+
+/// A second of sound as WAV.
+pub fn wav(dir: &Path) -> Result<PathBuf> {
+    make(dir, "tone.wav", &["-f", "lavfi", "-i", "sine=frequency=880:duration=1"])
+}
+
+/// A second of sound as MP3.
+pub fn mp3(dir: &Path) -> Result<PathBuf> {
+    make(dir, "tone.mp3", &["-f", "lavfi", "-i", "sine=frequency=880:duration=1"])
+}
+
+/// A picture as PNG.
+pub fn png(dir: &Path) -> Result<PathBuf> {
+    make(dir, "picture.png", &["-f", "lavfi", "-i", "testsrc2=size=64x48", "-frames:v", "1"])
+}
+
+/// Writes to another name first, so that neither an interrupted run nor one beside this one leaves half a file.
+fn make(dir: &Path, name: &str, args: &[&str]) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _made_by_one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = dir.join(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    fs::create_dir_all(dir)?;
+    let half = dir.join(format!("{}.{name}", std::process::id()));
+    let status = Command::new("ffmpeg")
+        .args(["-nostdin", "-hide_banner", "-loglevel", "error", "-y"])
+        .args(args)
+        .args(["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact", "-map_metadata", "-1"])
+        .arg(&half)
+        .stdin(Stdio::null())
+        .status()
+        .context("ffmpeg can't be started; scripts/setup-test.sh installs it")?;
+    ensure!(status.success(), "ffmpeg failed on {name}: {status}");
+    fs::rename(&half, &path)?;
+    Ok(path)
+}
