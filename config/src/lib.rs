@@ -1,1 +1,163 @@
-//! placeholder
+//! The settings of a node: one declared list gives the struct, the defaults, the manual, the names in the
+//! environment and the commented example file.
+//!
+//! A setting is looked up in the flags of the command line, then in the environment, then in `<home>/mhc.toml`,
+//! then in the defaults below. To add one, add a line to the list: everything else follows from it.
+
+mod declare;
+mod mistake;
+mod source;
+mod suggest;
+mod value;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+pub use declare::Key;
+pub use mistake::{LoadError, Mistake};
+pub use source::{ENVIRONMENT_PREFIX, MAX_FILE_BYTES, Sources, environment_name, example, keys, load, parse};
+
+use declare::config;
+
+/// The file in the home that holds the settings.
+pub const FILE_NAME: &str = "mhc.toml";
+
+/// A job a node does for others on top of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Passes traffic between peers that can't reach each other.
+    Relay,
+}
+
+config! {
+    /// Every setting of a node.
+    Config {
+        /// Jobs this node does for others: "relay". Accepted now; the relay itself comes later.
+        roles: Vec<Role>, example r#"["relay"]"#;
+        /// This node.
+        node: Node;
+        /// The HTTP gateway: pages, API and streams.
+        gateway: Gateway;
+        /// The network between nodes.
+        p2p: P2p;
+        /// What is kept on disk.
+        storage: Storage;
+        /// The ways bytes take.
+        links: Links;
+    }
+
+    /// Settings of the node as such.
+    Node {
+        /// What other nodes call this one, at most 64 characters. Without it they show the start of its id.
+        name: Option<String>, check name, example r#""studio""#;
+    }
+
+    /// Settings of the HTTP gateway.
+    Gateway {
+        /// Address and port the gateway listens on; port 0 takes any free one. Whoever reaches this address
+        /// can watch what this node has; changing anything needs the operator's token.
+        http: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8480);
+        /// Host names (with a port where it isn't the gateway's own) that requests may name besides the
+        /// address listened on. A request for any other host is refused, which stops DNS rebinding.
+        public_host: Vec<String>, check public_hosts, example r#"["tube.example.org"]"#;
+        /// Most requests a minute from one address. Accepted now; takes effect in a later version.
+        rate_limit_per_min: u32 = 100, check between(1, 1_000_000);
+        /// Largest upload that is accepted, in bytes.
+        max_upload_bytes: u64 = 10 << 30, check between(1, 1 << 50);
+    }
+
+    /// Settings of the network between nodes.
+    P2p {
+        /// Port of libp2p, for QUIC (UDP) and TCP, on every address; 0 takes any free one.
+        port: u16 = 4480;
+        /// Port of iroh (UDP). Without it, the one above `p2p.port`, or any free one when that is 0.
+        iroh_port: Option<u16>, example "4481";
+        /// Finds nodes in the same local network by multicast DNS.
+        mdns: bool = true;
+        /// Tickets of nodes to connect to at every start, as `mhc ticket` prints them.
+        peers: Vec<String>, check tickets, example r#"["mhc1..."]"#;
+    }
+
+    /// Settings of what is kept on disk.
+    Storage {
+        /// Most bytes of blobs that are kept; beyond it the least recently used that aren't pinned go. Without
+        /// it, as much as the disk holds.
+        quota_bytes: Option<u64>, check at_most(1 << 60), example "107374182400";
+        /// Space that is left free on the disk, in bytes. With less, the node only reads.
+        min_free_bytes: u64 = 64 << 20, check between(1 << 20, 1 << 50);
+    }
+
+    /// Settings of the ways bytes take.
+    Links {
+        /// The Yggdrasil overlay.
+        yggdrasil: Yggdrasil;
+        /// The satellite uplink.
+        satellite: Satellite;
+    }
+
+    /// Settings of the Yggdrasil overlay.
+    Yggdrasil {
+        /// Admin socket of the Yggdrasil daemon. Without it, the daemon's own default. Accepted now; takes
+        /// effect in a later version.
+        admin: Option<PathBuf>, example r#""/var/run/yggdrasil.sock""#;
+    }
+
+    /// Settings of the satellite uplink.
+    Satellite {
+        /// Bytes that may go over the satellite in a month. Without it, none. Accepted now; takes effect in a
+        /// later version.
+        budget_bytes: Option<u64>, check at_most(1 << 60), example "5000000000";
+    }
+}
+
+impl P2p {
+    /// The port iroh listens on: the one set, else the one above libp2p's, else (0) any free one.
+    pub fn effective_iroh_port(&self) -> u16 {
+        self.iroh_port.unwrap_or(match self.port {
+            0 => 0,
+            port => port.checked_add(1).unwrap_or(0),
+        })
+    }
+}
+
+fn between<T: PartialOrd + std::fmt::Display>(least: T, most: T) -> impl Fn(&T) -> Result<(), String> {
+    move |value| {
+        let within = *value >= least && *value <= most;
+        if within { Ok(()) } else { Err(format!("{value} is out of bounds: from {least} to {most}")) }
+    }
+}
+
+fn at_most(most: u64) -> impl Fn(&Option<u64>) -> Result<(), String> {
+    move |value| value.as_ref().map_or(Ok(()), between(0, most))
+}
+
+fn name(name: &Option<String>) -> Result<(), String> {
+    let Some(name) = name else { return Ok(()) };
+    let chars = name.chars().count();
+    if name.trim().is_empty() || chars > 64 || name.chars().any(char::is_control) {
+        return Err("a name has 1 to 64 characters, none of them a control character".into());
+    }
+    Ok(())
+}
+
+fn public_hosts(hosts: &Vec<String>) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+    match hosts.iter().find(|host| host.is_empty() || host.len() > 260 || !host.chars().all(plain)) {
+        Some(host) => {
+            Err(format!("{host:?} isn't a host name: write it without scheme and path, as in \"tube.example.org\""))
+        }
+        None => Ok(()),
+    }
+}
+
+fn tickets(tickets: &Vec<String>) -> Result<(), String> {
+    match tickets.iter().find(|ticket| !ticket.trim().to_ascii_lowercase().starts_with("mhc1")) {
+        Some(ticket) => Err(format!("{ticket:?} isn't a ticket: copy the whole line that `mhc ticket` prints")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
