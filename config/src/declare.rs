@@ -5,7 +5,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::{suggest, value::Value};
+use crate::{
+    suggest,
+    value::{Value, shortened},
+};
 
 /// One setting, as the manual shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,7 @@ pub(crate) fn as_section<'v, 'i>(
 /// The finding about a key that isn't in the list.
 pub(crate) fn unknown(offset: usize, path: String) -> Finding {
     let message = suggest::unknown_key(&path);
+    let path = shortened(&path);
     Finding { offset, path, message }
 }
 

@@ -142,7 +142,7 @@ fn name(name: &Option<String>) -> Result<(), String> {
     Ok(())
 }
 
-fn public_hosts(hosts: &Vec<String>) -> Result<(), String> {
+fn public_hosts(hosts: &[String]) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
     match hosts.iter().find(|host| host.is_empty() || host.len() > 260 || !host.chars().all(plain)) {
         Some(host) => {
@@ -152,7 +152,7 @@ fn public_hosts(hosts: &Vec<String>) -> Result<(), String> {
     }
 }
 
-fn tickets(tickets: &Vec<String>) -> Result<(), String> {
+fn tickets(tickets: &[String]) -> Result<(), String> {
     match tickets.iter().find(|ticket| !ticket.trim().to_ascii_lowercase().starts_with("mhc1")) {
         Some(ticket) => Err(format!("{ticket:?} isn't a ticket: copy the whole line that `mhc ticket` prints")),
         None => Ok(()),

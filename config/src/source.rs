@@ -179,23 +179,21 @@ fn read(text: &str) -> (Config, Vec<Mistake>) {
 /// Reads with the stack of the thread it is called on.
 fn read_here(text: &str) -> (Config, Vec<Mistake>) {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let line = |offset: usize| line_of(&text.as_bytes()[..offset.min(text.len())]);
-    let mut mistakes: Vec<Mistake> = Vec::new();
-    for error in errors.iter().take(MAX_MISTAKES) {
+    let line = |offset: usize| Some(line_of(&text.as_bytes()[..offset.min(text.len())]));
+    let syntax = |error: &toml::de::Error| {
         let offset = error.span().map_or(0, |span| span.start);
-        mistakes.push(Mistake { line: Some(line(offset)), key: key_at(text, offset), message: error.message().into() });
-    }
-    let mut findings: Vec<Finding> = Vec::new();
-    let mut config = Config::default();
+        Mistake { line: line(offset), key: key_at(text, offset), message: error.message().into() }
+    };
+    let mut mistakes: Vec<Mistake> = errors.iter().take(MAX_MISTAKES).map(syntax).collect();
+    // The parser goes on guessing behind a mistake: the first of a line is the one to mend.
+    mistakes.dedup_by_key(|mistake| mistake.line);
+    let (mut config, mut findings) = (Config::default(), Vec::new());
     let span = table.span();
     config.read(&Spanned::new(span, DeValue::Table(table.into_inner())), "", &mut findings);
-    for finding in findings.into_iter().take(MAX_MISTAKES) {
-        let line = Some(line(finding.offset));
-        // What stands on a broken line was guessed by the parser: one mistake is enough.
-        if !mistakes.iter().any(|mistake| mistake.line == line) {
-            mistakes.push(Mistake { line, key: finding.path, message: finding.message });
-        }
-    }
+    let broken: Vec<_> = mistakes.iter().map(|mistake| mistake.line).collect();
+    let finding = |Finding { offset, path, message }| Mistake { line: line(offset), key: path, message };
+    let findings = findings.into_iter().take(MAX_MISTAKES).map(finding);
+    mistakes.extend(findings.filter(|mistake| !broken.contains(&mistake.line)));
     mistakes.sort_by_key(|mistake| mistake.line);
     mistakes.truncate(MAX_MISTAKES);
     (config, mistakes)

@@ -45,7 +45,8 @@ fn found(value: &DeValue<'_>) -> String {
     }
 }
 
-fn shortened(text: &str) -> String {
+/// The start of `text`, enough to find it by.
+pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 60;
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),

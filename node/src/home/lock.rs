@@ -2,8 +2,8 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -15,6 +15,7 @@ const LOCK_FILE: &str = "lock";
 /// How often a taken lock is tried again. A lock is also held for an instant by [`is_held`], and its holder
 /// writes its pid an instant after it took it.
 const TRIES: u32 = 25;
+const HOLDER_BYTES: usize = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// The lock on a home, held until dropped. The file holds its holder's pid.
@@ -24,20 +25,21 @@ pub(super) struct Lock(File);
 impl Drop for Lock {
     fn drop(&mut self) {
         // Without the pid nobody mistakes a process that was given the same number later for the holder.
-        let _ = self.0.set_len(0);
+        let _ = write_holder(&self.0, "");
     }
 }
 
 /// Takes the lock of the home `dir`, or says who has it.
 pub(super) fn take(dir: &Path) -> Result<Lock, HomeError> {
     let path = dir.join(LOCK_FILE);
-    let mut file = open(&path)?;
+    let file = open(&path)?;
     for _ in 0..TRIES {
         if try_lock(&file, &path)? {
-            write_pid(&mut file).map_err(|source| HomeError::Io { action: "write", path, source })?;
+            // A full disk is no reason not to start: the lock holds without the pid too.
+            let _ = write_holder(&file, &std::process::id().to_string());
             return Ok(Lock(file));
         }
-        if let Some(pid) = holder(&mut file) {
+        if let Some(pid) = holder(&file) {
             return Err(HomeError::AlreadyRunning { pid });
         }
         thread::sleep(BETWEEN_TRIES);
@@ -74,17 +76,16 @@ fn try_lock(file: &File, path: &Path) -> Result<bool, HomeError> {
     }
 }
 
-fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    write!(file, "{}", std::process::id())
+/// Overwrites in place: once made, the file needs no more room on the disk.
+fn write_holder(file: &File, pid: &str) -> io::Result<()> {
+    file.write_all_at(format!("{pid:<HOLDER_BYTES$}").as_bytes(), 0)
 }
 
 /// The pid in the file, when such a process lives.
-fn holder(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.rewind().ok()?;
-    file.take(20).read_to_string(&mut text).ok()?;
+fn holder(file: &File) -> Option<u32> {
+    let mut bytes = [0; HOLDER_BYTES];
+    let read = file.read_at(&mut bytes, 0).ok()?;
+    let text = std::str::from_utf8(&bytes[..read]).ok()?;
     let pid: u32 = text.trim().parse().ok()?;
     let process = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
     // A process of somebody else answers "not permitted", and lives.
