@@ -12,7 +12,7 @@ if ! command -v cargo-deny >/dev/null; then
   rm -rf target/tools-build
 fi
 
-cargo deny --locked --offline check --hide-inclusion-graph bans licenses sources
+cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
 if [ -d "${CARGO_HOME:-$HOME/.cargo}/advisory-dbs" ]; then
   cargo deny --locked --offline check advisories

@@ -8,12 +8,13 @@ cd "$(dirname "$0")/.."
 seconds=${1:?seconds for each target}
 shift
 host=$(rustc -vV | sed -n 's/^host: //p')
+cargo run --quiet --locked -p mhc-testnet --example fuzz_seeds -- fuzz/corpus
+
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares -Clink-dead-code -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks"
 # Naming the target keeps the flags away from build scripts and macros.
 cargo build --quiet --manifest-path fuzz/Cargo.toml --locked --release --target "$host"
-cargo run --quiet --manifest-path fuzz/Cargo.toml --locked --release --target "$host" --bin seeds -- fuzz/corpus
 
 targets=("$@")
 [ $# -gt 0 ] || mapfile -t targets < <(sed -n 's/^path = "fuzz_targets\/\(.*\)\.rs"/\1/p' fuzz/Cargo.toml)

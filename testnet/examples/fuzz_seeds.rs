@@ -1,0 +1,117 @@
+//! Writes valid inputs of every decoder into a folder for each fuzz target: `fuzz_seeds DIR`.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use mhc_protocol::{
+    AuthorId, BlobHash, RecordId, SecretKey, Timestamp,
+    manifest::{BlobRef, Collaborator, MANIFEST, Manifest, MediaKind, Realm},
+    record::{Body, Draft},
+    ticket::Ticket,
+    wire::{Have, Haves, Head, Hello, SyncRequest, SyncResponse},
+};
+
+const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+
+const RANGES: &[&str] = &[
+    "bytes=0-0",
+    "bytes=0-",
+    "bytes=-500",
+    "bytes=500-999",
+    "bytes=0-0,-1",
+    "bytes=0-1,3-4,900-",
+    "bytes=1-0",
+    "bytes=-0",
+    "bytes=18446744073709551615-",
+    "bytes=0-99999999999999999999",
+    "items=0-5",
+    "bytes = 0 - 5",
+    "bytes=,,0-1,",
+    "W/\"tag\", *",
+];
+
+fn key() -> SecretKey {
+    SecretKey::from_seed(&[1; 32])
+}
+
+fn manifest() -> Manifest {
+    let blob = |name: &str, content_type: &str| BlobRef {
+        hash: BlobHash::of(name.as_bytes()),
+        bytes: 1 << 20,
+        content_type: content_type.into(),
+        name: Some(name.into()),
+    };
+    Manifest {
+        title: "A film".into(),
+        description: "Two lines\nof text".into(),
+        tags: vec!["film".into(), "test".into()],
+        realm: Realm::Inferno,
+        language: Some("en".into()),
+        licence: Some("CC-BY-4.0".into()),
+        kind: MediaKind::Video,
+        duration_ms: Some(60_000),
+        original: blob("film.mp4", "video/mp4"),
+        thumbnails: vec![blob("film.png", "image/png")],
+        collaborators: vec![Collaborator { author: key().author(), parts: 10_000 }],
+        supersedes: Some(RecordId::from_bytes([3; 32])),
+    }
+}
+
+fn record(body: Vec<u8>) -> Result<Vec<u8>> {
+    let body = Body { salt: [9; 16], bytes: body };
+    let draft = Draft { network: key().network(), epoch: 0, seq: 0, prev: None, at: NOW, kind: MANIFEST, body };
+    let record = draft.sign(&key())?;
+    Ok(record.to_bytes())
+}
+
+fn messages() -> Result<Vec<Vec<u8>>> {
+    let (network, author, hash) = (key().network(), key().author(), BlobHash::of(b"film"));
+    let (iroh, p2p) = (vec!["127.0.0.1:4481".parse()?], vec!["[::1]:4480".parse()?]);
+    let head =
+        |n: u8| Head { author: AuthorId::from_bytes([n; 32]), epoch: 0, seq: 5, id: RecordId::from_bytes([n; 32]) };
+    Ok(vec![
+        Hello { network, iroh, p2p, name: "studio".into(), version: "0.1.0".into() }.encode()?,
+        Haves { node: key().node(), at: NOW, complete: vec![hash], partial: vec![hash] }.encode()?,
+        SyncRequest::Heads { network, after: Some(author) }.encode()?,
+        SyncRequest::Log { network, author, epoch: 0, seq: 3, max: 256 }.encode()?,
+        SyncRequest::Have { hash }.encode()?,
+        SyncResponse::Heads { entries: vec![head(1), head(2)], more: true }.encode()?,
+        SyncResponse::Log { envelopes: vec![record(manifest().encode()?)?], more: false }.encode()?,
+        SyncResponse::Have(Have::Absent).encode()?,
+        SyncResponse::Have(Have::Complete { size_bytes: 1 << 20 }).encode()?,
+        SyncResponse::Have(Have::Partial { size_bytes: 1 << 20, chunks: vec![0..16, 32..48] }).encode()?,
+    ])
+}
+
+fn tickets() -> Result<Vec<Vec<u8>>> {
+    let (p2p, iroh) = (vec!["127.0.0.1:4480".parse()?, "[::1]:4480".parse()?], vec!["127.0.0.1:4481".parse()?]);
+    let text = Ticket { node: key().node(), network: key().network(), p2p, iroh }.to_string();
+    let code = text.strip_prefix("mhc1").context("prefix")?.to_ascii_uppercase();
+    let mut inside = data_encoding::BASE32_NOPAD.decode(code.as_bytes())?;
+    inside.truncate(inside.len() - 4);
+    Ok(vec![text.into_bytes(), inside])
+}
+
+fn write(dir: &Path, target: &str, seeds: Vec<Vec<u8>>) -> Result<()> {
+    let dir = dir.join(target);
+    fs::create_dir_all(&dir)?;
+    for (n, seed) in seeds.iter().enumerate() {
+        fs::write(dir.join(format!("seed-{n}")), seed)?;
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let dir = std::env::args().nth(1).context("where to?")?;
+    let dir = Path::new(&dir);
+    // The size travels before the text, as `arbitrary` reads it.
+    let ranges = RANGES.iter().map(|text| [&1000_u64.to_le_bytes()[..], text.as_bytes()].concat());
+    write(dir, "range", ranges.collect())?;
+    write(dir, "manifest", vec![manifest().encode()?])?;
+    write(dir, "record", vec![record(b"hello".to_vec())?, record(manifest().encode()?)?])?;
+    write(dir, "wire", messages()?)?;
+    write(dir, "ticket", tickets()?)?;
+    let example = mhc_config::example();
+    let set = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));
+    write(dir, "config", vec![example.clone().into_bytes(), set.collect::<Vec<_>>().join("\n").into_bytes()])
+}
