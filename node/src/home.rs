@@ -85,6 +85,15 @@ pub fn read_token(dir: &Path) -> Result<Option<String>, HomeError> {
     token.map(|bytes| Ok(file::hex(&bytes))).transpose()
 }
 
+/// What is wrong with the secrets of the home `dir`, without taking its lock or making what is missing.
+pub fn inspect(dir: &Path) -> Vec<HomeError> {
+    let folder = Some(dir.join(KEYS)).filter(|keys| keys.exists()).map(|keys| file::check_private_dir(&keys));
+    let secrets =
+        [NODE_KEY, NETWORK_KEY, API_TOKEN, SETUP_CODE].map(|name| file::read_secret(&dir.join(name)).map(drop));
+    let lost = if dir.join(NODE_KEY).exists() { Ok(()) } else { refuse_if_used(dir) };
+    folder.into_iter().chain(secrets).chain([lost]).filter_map(Result::err).collect()
+}
+
 impl Home {
     /// Opens the home `dir` for this process, making it, the node's key, a network and the operator's token
     /// where they are missing. A home that has no network yet takes `join` when given, and else founds one of
