@@ -1,0 +1,265 @@
+//! Keeps other web sites out of a gateway on loopback.
+//!
+//! A page on the internet can make its visitor's browser send requests to `127.0.0.1`. Two things stop it:
+//! the **Host** must be one of ours (a rebound DNS name still carries its own name there), and a request that
+//! changes something must come from our own **Origin** (or from a program that sends none, such as the CLI).
+//! [`decide`] is pure; [`enforce`] applies it before routing.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, Method, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::error::ApiError;
+
+/// Which names this gateway answers to.
+#[derive(Debug, Clone)]
+pub struct GuardPolicy {
+    bound: SocketAddr,
+    public_host: Option<HostPort>,
+}
+
+impl GuardPolicy {
+    /// For a gateway that listens on `bound` and is known to others as `public_host` (`name` or `name:port`).
+    pub fn new(bound: SocketAddr, public_host: Option<&str>) -> Self {
+        Self { bound, public_host: public_host.and_then(HostPort::parse) }
+    }
+
+    /// Loopback by name or address with our port; the bound address; any address when bound to all of them (an
+    /// address can't be rebound); the public name with its port, or, given without one, with ours or none.
+    fn answers_to(&self, host: &HostPort) -> bool {
+        if let Some(public) = &self.public_host
+            && public.host == host.host
+            && (public.port == host.port || public.port.is_none() && host.port == Some(self.bound.port()))
+        {
+            return true;
+        }
+        if host.port.unwrap_or(80) != self.bound.port() {
+            return false;
+        }
+        match host.address() {
+            Some(address) => address.is_loopback() || self.bound.ip() == address || self.bound.ip().is_unspecified(),
+            None => host.host == "localhost",
+        }
+    }
+}
+
+/// `host[:port]`, lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct HostPort {
+    host: String,
+    port: Option<u16>,
+}
+
+impl HostPort {
+    /// Nothing but a name, an IPv4 address or a bracketed IPv6 address, and a port.
+    fn parse(text: &str) -> Option<Self> {
+        let (host, port) = match text.rfind(']') {
+            Some(end) => {
+                (&text[..=end], text[end + 1..].strip_prefix(':').or(text[end + 1..].is_empty().then_some(""))?)
+            }
+            None => text.split_once(':').unwrap_or((text, "")),
+        };
+        let has_port = text.len() > host.len();
+        let port = match has_port {
+            true if port.bytes().all(|digit| digit.is_ascii_digit()) => Some(port.parse().ok()?),
+            true => return None,
+            false => None,
+        };
+        let name = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
+        (!name.is_empty() && name.bytes().all(allowed)).then(|| Self { host: host.to_ascii_lowercase(), port })
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        let bare = self.host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+        match bare {
+            Some(inner) => inner.parse().ok().map(IpAddr::V6),
+            None => self.host.parse().ok().map(IpAddr::V4),
+        }
+    }
+}
+
+/// What a browser (or a program) said about where a request comes from and goes to.
+#[derive(Debug, Clone, Default)]
+pub struct Provenance<'a> {
+    /// All values of `Host`.
+    pub hosts: Vec<&'a str>,
+    /// The authority of an absolute request target.
+    pub authority: Option<&'a str>,
+    /// All values of `Origin`.
+    pub origins: Vec<&'a str>,
+    /// `Sec-Fetch-Site`.
+    pub fetch_site: Option<&'a str>,
+}
+
+/// Why a request is refused; the text is for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No Host, several, or one that isn't ours.
+    #[error("This gateway doesn't answer to that Host. Set gateway.public_host if it should.")]
+    Host,
+    /// It changes something and comes from another site.
+    #[error("Requests that change something are taken from this gateway's own pages and from programs only.")]
+    Origin,
+}
+
+/// Whether the request may go on. Total: any header value gets an answer.
+pub fn decide(policy: &GuardPolicy, method: &Method, from: &Provenance<'_>) -> Result<(), Refusal> {
+    let [host] = from.hosts[..] else { return Err(Refusal::Host) };
+    let host = HostPort::parse(host).ok_or(Refusal::Host)?;
+    if !policy.answers_to(&host) || from.authority.is_some_and(|other| HostPort::parse(other).as_ref() != Some(&host)) {
+        return Err(Refusal::Host);
+    }
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || own_origin(&host, from) {
+        Ok(())
+    } else {
+        Err(Refusal::Origin)
+    }
+}
+
+fn own_origin(host: &HostPort, from: &Provenance<'_>) -> bool {
+    let same_site = |site| matches!(site, "same-origin" | "none");
+    match from.origins[..] {
+        [] => from.fetch_site.is_none_or(same_site),
+        [origin] => origin_host(origin).is_some_and(|origin| origin == *host) && from.fetch_site.is_none_or(same_site),
+        _ => false,
+    }
+}
+
+/// `http(s)://host[:port]`; a default port counts as none. `null` and all else is nobody.
+fn origin_host(origin: &str) -> Option<HostPort> {
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))?;
+    HostPort::parse(authority)
+}
+
+/// Middleware that answers 403 before routing when [`decide`] refuses.
+pub async fn enforce(State(policy): State<Arc<GuardPolicy>>, request: Request, next: Next) -> Response {
+    let verdict = decide(&policy, request.method(), &provenance(request.headers(), request.uri()));
+    match verdict {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => ApiError::forbidden(refusal.to_string()).into_response(),
+    }
+}
+
+fn provenance<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Provenance<'a> {
+    // What isn't text can't be ours: an empty value matches nothing.
+    let all = |name: HeaderName| headers.get_all(name).iter().map(|v| v.to_str().unwrap_or("")).collect();
+    Provenance {
+        hosts: all(header::HOST),
+        authority: uri.authority().map(|authority| authority.as_str()),
+        origins: all(header::ORIGIN),
+        fetch_site: headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or("")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(bound: &str, public: Option<&str>, method: &str, from: Provenance<'_>) -> Result<(), Refusal> {
+        decide(&GuardPolicy::new(bound.parse().unwrap(), public), &method.parse().unwrap(), &from)
+    }
+
+    #[test]
+    fn only_our_names_are_answered() {
+        const LOOP: &str = "127.0.0.1:8480";
+        let table: &[(&str, Option<&str>, &str, bool)] = &[
+            (LOOP, None, "127.0.0.1:8480", true),
+            (LOOP, None, "127.8.9.1:8480", true),
+            (LOOP, None, "localhost:8480", true),
+            (LOOP, None, "LocalHost:8480", true),
+            (LOOP, None, "[::1]:8480", true),
+            (LOOP, None, "[0:0:0:0:0:0:0:1]:8480", true),
+            (LOOP, None, "localhost", false),
+            (LOOP, None, "localhost:80", false),
+            (LOOP, None, "localhost:08480", true),
+            (LOOP, None, "evil.example", false),
+            (LOOP, None, "evil.example:8480", false),
+            (LOOP, None, "localhost.evil.example:8480", false),
+            (LOOP, None, "127.0.0.1.evil.example:8480", false),
+            (LOOP, None, "localhost:8480@evil.example", false),
+            (LOOP, None, "127.0.0.1:8480:1", false),
+            (LOOP, None, "127.0.0.1:", false),
+            (LOOP, None, "127.0.0.1:99999", false),
+            (LOOP, None, "127.0.0.1:+8480", false),
+            (LOOP, None, "192.168.1.5:8480", false),
+            (LOOP, None, "[::1]8480", false),
+            (LOOP, None, "]:8480", false),
+            (LOOP, None, "é:8480", false),
+            (LOOP, None, "", false),
+            ("127.0.0.1:80", None, "localhost", true),
+            ("192.168.1.5:8480", None, "192.168.1.5:8480", true),
+            ("192.168.1.5:8480", None, "192.168.1.6:8480", false),
+            ("0.0.0.0:8480", None, "192.168.1.6:8480", true),
+            ("[::]:8480", None, "[fd00::1]:8480", true),
+            ("[::]:8480", None, "evil.example:8480", false),
+            (LOOP, Some("mhc.example"), "mhc.example", true),
+            (LOOP, Some("mhc.example"), "mhc.example:8480", true),
+            (LOOP, Some("mhc.example"), "mhc.example:81", false),
+            (LOOP, Some("mhc.example:9000"), "mhc.example:9000", true),
+            (LOOP, Some("mhc.example:9000"), "mhc.example", false),
+            (LOOP, Some("mhc.example"), "www.mhc.example", false),
+        ];
+        for (bound, public, host, allowed) in table {
+            let from = Provenance { hosts: vec![host], ..Provenance::default() };
+            assert_eq!(verdict(bound, *public, "GET", from).is_ok(), *allowed, "{bound} {public:?} {host}");
+        }
+    }
+
+    #[test]
+    fn one_host_that_agrees_with_the_target() {
+        let ours = "localhost:8480";
+        let table: &[(&[&str], Option<&str>, bool)] = &[
+            (&[], None, false),
+            (&[ours, ours], None, false),
+            (&[ours], Some(ours), true),
+            (&[ours], Some("evil.example"), false),
+            (&["evil.example"], Some(ours), false),
+        ];
+        for (hosts, authority, allowed) in table {
+            let from = Provenance { hosts: hosts.to_vec(), authority: *authority, ..Provenance::default() };
+            assert_eq!(verdict("127.0.0.1:8480", None, "GET", from).is_ok(), *allowed, "{hosts:?} {authority:?}");
+        }
+    }
+
+    #[test]
+    fn changes_come_from_our_own_pages_or_from_programs() {
+        let table: &[(&str, &[&str], Option<&str>, bool)] = &[
+            ("POST", &[], None, true),
+            ("POST", &["http://localhost:8480"], None, true),
+            ("POST", &["http://localhost:8480"], Some("same-origin"), true),
+            ("DELETE", &["https://localhost:8480"], None, true),
+            ("POST", &["http://127.0.0.1:8480"], None, false),
+            ("POST", &["http://localhost"], None, false),
+            ("POST", &["http://localhost:3000"], Some("same-site"), false),
+            ("POST", &["null"], None, false),
+            ("POST", &[""], None, false),
+            ("POST", &["file://"], None, false),
+            ("POST", &["http://evil.example"], Some("cross-site"), false),
+            ("PUT", &["http://evil.example"], None, false),
+            ("PATCH", &["http://localhost:8480.evil.example"], None, false),
+            ("POST", &["http://localhost:8480", "http://evil.example"], None, false),
+            ("POST", &[], Some("cross-site"), false),
+            ("POST", &[], Some("same-site"), false),
+            ("POST", &[], Some("none"), true),
+            ("PROPFIND", &["http://evil.example"], None, false),
+            ("GET", &["http://evil.example"], Some("cross-site"), true),
+            ("HEAD", &["null"], None, true),
+            ("OPTIONS", &["http://evil.example"], None, true),
+        ];
+        for (method, origins, fetch_site, allowed) in table {
+            let hosts = vec!["localhost:8480"];
+            let from = Provenance { hosts, origins: origins.to_vec(), fetch_site: *fetch_site, authority: None };
+            let made = verdict("127.0.0.1:8480", None, method, from);
+            assert_eq!(made.is_ok(), *allowed, "{method} {origins:?} {fetch_site:?}");
+        }
+    }
+}
