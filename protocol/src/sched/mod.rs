@@ -274,13 +274,6 @@ impl Scheduler {
         }
     }
 
-    /// Bytes of `unit` were verified that aren't stored yet: it isn't stalled.
-    pub fn alive(&mut self, now: Timestamp, unit: UnitId) {
-        if let Some(unit) = self.units.get_mut(&unit) {
-            unit.moved = now;
-        }
-    }
-
     /// All of `unit` has come, and its progress was reported.
     pub fn finished(&mut self, now: Timestamp, unit: UnitId) {
         let Some(unit) = self.units.remove(&unit) else { return };

@@ -1,0 +1,621 @@
+//! One task per blob in transfer: finds providers, proves the size, drives the scheduler, and ends when idle.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bao_tree::ChunkRanges;
+use iroh::endpoint::Connection;
+use mhc_protocol::{
+    BlobHash, NodeId, Timestamp,
+    sched::{CancelReason, Demand, DemandClass, DemandId, Effect, Failure, GROUP_BYTES, Groups, Scheduler, UnitId},
+};
+use mhc_storage::{blob::PartialBlob, source::SourceError};
+use range_collections::range_set::RangeSetRange;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{Instrument, debug, info_span, warn};
+
+use super::{
+    ConnectError, Misbehaviour, TransferInfo,
+    engine::{Shared, lock},
+    unit::{Unit, UnitError, UnitEvent, prove_size},
+};
+
+/// Candidates considered at once; more are ignored.
+const MAX_CANDIDATES: usize = 64;
+/// Nodes remembered as unreachable, banned and so on.
+const MAX_PEERS: usize = 256;
+/// The first wait before a failed provider is tried again; doubles up to [`MAX_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+/// How often callers who went away are looked for.
+const TICK: Duration = Duration::from_millis(250);
+/// The scheduler's own demand: the last chunk group, so that this node can prove the size to others.
+const LAST_GROUP: DemandId = 0;
+
+/// What handles tell a transfer.
+pub(super) enum Command {
+    /// Prove the size. A closed channel withdraws the question.
+    Size(oneshot::Sender<Result<u64, SourceError>>),
+    /// Make or replace a reader's demands.
+    Want(Want),
+    /// The reader left.
+    Withdraw(u64),
+}
+
+/// A reader's demands, most urgent first, two at most.
+pub(super) struct Want {
+    /// Whose.
+    pub(super) reader: u64,
+    /// The blob's proven size.
+    pub(super) size_bytes: u64,
+    /// What it wants.
+    pub(super) demands: Vec<Demand>,
+    /// Told once why it won't come.
+    pub(super) failed: oneshot::Sender<SourceError>,
+}
+
+/// Each reader's demands have ids of their own.
+const DEMANDS_PER_READER: u64 = 2;
+
+fn demand_id(reader: u64, index: usize) -> DemandId {
+    reader * DEMANDS_PER_READER + (index as u64 % DEMANDS_PER_READER)
+}
+
+enum Peer {
+    Connecting,
+    Proving(Connection),
+    Ready(Connection),
+    /// Not tried again before `retry_at`.
+    Away {
+        retry_at: Instant,
+    },
+    Banned,
+}
+
+enum Done {
+    Candidates(Vec<NodeId>),
+    Connected(NodeId, Result<Connection, ConnectError>),
+    Proved(NodeId, Result<u64, UnitError>),
+    /// A unit's own report is in the events.
+    Unit,
+}
+
+/// What exists once the size is proven and somebody wants bytes.
+struct Active {
+    sched: Scheduler,
+    partial: PartialBlob,
+}
+
+pub(super) struct Transfer {
+    shared: Arc<Shared>,
+    hash: BlobHash,
+    commands: mpsc::UnboundedReceiver<Command>,
+    info: Arc<Mutex<TransferInfo>>,
+    size_bytes: Option<u64>,
+    size_waiters: Vec<(oneshot::Sender<Result<u64, SourceError>>, Instant)>,
+    readers: BTreeMap<u64, oneshot::Sender<SourceError>>,
+    active: Option<Active>,
+    peers: BTreeMap<NodeId, Peer>,
+    /// Failures in a row of reaching or asking a node.
+    failures: BTreeMap<NodeId, u32>,
+    candidates: Vec<NodeId>,
+    looking_up: bool,
+    next_lookup: Instant,
+    jobs: JoinSet<Done>,
+    units: BTreeMap<UnitId, AbortHandle>,
+    events: mpsc::Receiver<UnitEvent>,
+    events_of_units: mpsc::Sender<UnitEvent>,
+    started: Instant,
+    idle_since: Instant,
+    counted_active: bool,
+}
+
+impl Transfer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        hash: BlobHash,
+        commands: mpsc::UnboundedReceiver<Command>,
+        info: Arc<Mutex<TransferInfo>>,
+    ) -> Self {
+        let (events_of_units, events) = mpsc::channel(256);
+        let now = Instant::now();
+        let (size_bytes, banned) = {
+            let ledger = lock(&shared.ledger);
+            (ledger.size(hash), ledger.banned(hash))
+        };
+        let size_bytes = size_bytes.or_else(|| shared.store.status(hash).map(|blob| blob.size_bytes));
+        Self {
+            shared,
+            hash,
+            commands,
+            info,
+            size_bytes,
+            size_waiters: Vec::new(),
+            readers: BTreeMap::new(),
+            active: None,
+            peers: banned.into_iter().map(|node| (node, Peer::Banned)).collect(),
+            failures: BTreeMap::new(),
+            candidates: Vec::new(),
+            looking_up: false,
+            next_lookup: now,
+            jobs: JoinSet::new(),
+            units: BTreeMap::new(),
+            events,
+            events_of_units,
+            started: now,
+            idle_since: now,
+            counted_active: false,
+        }
+    }
+
+    /// Until nobody wants anything for a while, or the fetcher ends. Dropping the jobs aborts them.
+    pub(super) async fn run(self) {
+        let span = info_span!("transfer", blob = %self.hash.short());
+        self.run_inner().instrument(span).await;
+    }
+
+    async fn run_inner(mut self) {
+        let token = self.shared.token.clone();
+        loop {
+            self.act();
+            if self.has_retired() {
+                break;
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                () = token.cancelled() => break,
+                Some(command) = self.commands.recv() => self.on_command(command).await,
+                Some(event) = self.events.recv() => self.on_event(event),
+                Some(done) = self.jobs.join_next() => self.on_done(done),
+                () = sleep_until(wake) => {}
+            }
+            // What is there at once is taken at once: one decision for many events.
+            while let Ok(event) = self.events.try_recv() {
+                self.on_event(event);
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.on_command(command).await;
+            }
+        }
+        self.count_active(false);
+    }
+
+    // ---- decisions ----
+
+    fn act(&mut self) {
+        self.answer_size_waiters();
+        self.find_providers();
+        let now = self.now();
+        let effects = self.active.as_mut().map(|active| active.sched.poll(now)).unwrap_or_default();
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        self.count_active(!self.readers.is_empty());
+        self.publish();
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Request { unit, provider, range } => self.start_unit(unit, provider, range),
+            Effect::Cancel { unit, provider, why } => {
+                if let Some(job) = self.units.remove(&unit) {
+                    job.abort();
+                }
+                if why == CancelReason::Stalled {
+                    debug!(node = %provider.short(), "a unit stalled");
+                    self.shared.metrics.stalls.inc();
+                }
+            }
+            Effect::GiveUp { demand } => self.fail_reader(demand / DEMANDS_PER_READER, SourceError::Lost),
+        }
+    }
+
+    fn start_unit(&mut self, id: UnitId, node: NodeId, range: std::ops::Range<u64>) {
+        let (Some(active), Some(Peer::Ready(connection))) = (&mut self.active, self.peers.get(&node)) else {
+            if let Some(active) = &mut self.active {
+                active.sched.provider_left(node);
+            }
+            return;
+        };
+        let unit = Unit {
+            id,
+            node,
+            connection: connection.clone(),
+            hash: self.hash,
+            range,
+            partial: active.partial.clone(),
+            events: self.events_of_units.clone(),
+        };
+        let job = self.jobs.spawn(async move {
+            unit.run().await;
+            Done::Unit
+        });
+        self.units.insert(id, job);
+    }
+
+    /// Looks for candidates and connects to them, while somebody is hungry and providers are few.
+    fn find_providers(&mut self) {
+        if !self.is_hungry() {
+            return;
+        }
+        let now = Instant::now();
+        if !self.looking_up && now >= self.next_lookup {
+            self.look_up();
+        }
+        let engaged = |peer: &&Peer| matches!(peer, Peer::Connecting | Peer::Proving(_) | Peer::Ready(_));
+        let mut room = self.shared.options.max_providers.saturating_sub(self.peers.values().filter(engaged).count());
+        for node in self.candidates.clone() {
+            let due = match self.peers.get(&node) {
+                None => self.peers.len() < MAX_PEERS,
+                Some(Peer::Away { retry_at }) => *retry_at <= now,
+                Some(Peer::Connecting | Peer::Proving(_) | Peer::Ready(_) | Peer::Banned) => false,
+            };
+            if due && room > 0 {
+                room -= 1;
+                self.connect(node);
+            }
+        }
+    }
+
+    fn look_up(&mut self) {
+        self.looking_up = true;
+        let (shared, hash) = (self.shared.clone(), self.hash);
+        let limit = Duration::from_millis(shared.options.lookup_timeout_ms);
+        self.spawn(
+            async move { Done::Candidates(timeout(limit, shared.peers.candidates(hash)).await.unwrap_or_default()) },
+        );
+    }
+
+    fn connect(&mut self, node: NodeId) {
+        self.peers.insert(node, Peer::Connecting);
+        let shared = self.shared.clone();
+        let limit = Duration::from_millis(shared.options.connect_timeout_ms);
+        self.spawn(async move {
+            let connected = timeout(limit, shared.peers.connect(node)).await;
+            Done::Connected(node, connected.unwrap_or_else(|_| Err(ConnectError::Unreachable("timed out".to_owned()))))
+        });
+    }
+
+    fn prove(&mut self, node: NodeId, connection: Connection) {
+        self.peers.insert(node, Peer::Proving(connection.clone()));
+        let hash = self.hash;
+        let limit = Duration::from_millis(self.shared.options.scheduler.stall_ms);
+        self.spawn(async move {
+            let proved = timeout(limit, prove_size(&connection, hash)).await;
+            Done::Proved(node, proved.unwrap_or_else(|_| Err(UnitError::Gone("no answer in time".to_owned()))))
+        });
+    }
+
+    fn spawn(&mut self, job: impl Future<Output = Done> + Send + 'static) {
+        self.jobs.spawn(job);
+    }
+
+    // ---- events ----
+
+    async fn on_command(&mut self, command: Command) {
+        self.idle_since = Instant::now();
+        match command {
+            Command::Size(answer) => {
+                let deadline = Instant::now() + Duration::from_millis(self.shared.options.no_source_ms);
+                self.size_waiters.push((answer, deadline));
+            }
+            Command::Want(want) => self.on_want(want).await,
+            Command::Withdraw(reader) => {
+                self.readers.remove(&reader);
+                self.withdraw(reader);
+            }
+        }
+    }
+
+    async fn on_want(&mut self, want: Want) {
+        if let Err(error) = self.activate(want.size_bytes).await {
+            let _ = want.failed.send(error); // A reader that left doesn't want to know.
+            return;
+        }
+        let now = self.now();
+        let local = self.shared.local(self.hash);
+        let Some(active) = &mut self.active else { return };
+        active.sched.set_have(now, groups_of_chunks(&local, want.size_bytes));
+        for (index, demand) in want.demands.into_iter().enumerate() {
+            active.sched.demand(now, demand_id(want.reader, index), demand);
+        }
+        let last = want.size_bytes.saturating_sub(1)..want.size_bytes;
+        let last = Demand { class: DemandClass::Lookahead, deadline: None, range: last, give_up_ms: None };
+        active.sched.demand(now, LAST_GROUP, last);
+        self.readers.insert(want.reader, want.failed);
+    }
+
+    /// Opens the partial blob and the scheduler, if they aren't.
+    async fn activate(&mut self, size_bytes: u64) -> Result<(), SourceError> {
+        if self.active.is_some() {
+            return Ok(());
+        }
+        let partial = self.shared.store.partial(self.hash, size_bytes).await?;
+        self.on_size(size_bytes);
+        let have = groups_of_chunks(&self.shared.local(self.hash), size_bytes);
+        let mut sched = Scheduler::new(size_bytes, have, self.shared.options.scheduler.clone());
+        for (node, peer) in &self.peers {
+            match peer {
+                Peer::Ready(_) => sched.provider_joined(*node),
+                Peer::Banned => sched.provider_lied(*node),
+                Peer::Connecting | Peer::Proving(_) | Peer::Away { .. } => {}
+            }
+        }
+        self.active = Some(Active { sched, partial });
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: UnitEvent) {
+        match event {
+            UnitEvent::Stored { unit, node, range } => {
+                let bytes = range.end - range.start;
+                lock(&self.shared.ledger).add(self.hash, node, bytes);
+                self.shared.metrics.bytes.inc_by(bytes);
+                self.shared.peers.received(node, bytes);
+                let now = self.now();
+                if let Some(active) = &mut self.active {
+                    active.sched.progress(now, unit, range);
+                }
+            }
+            UnitEvent::Ended { unit, node, result } => {
+                self.units.remove(&unit);
+                self.on_unit_end(unit, node, result);
+            }
+        }
+    }
+
+    fn on_unit_end(&mut self, unit: UnitId, node: NodeId, result: Result<(), UnitError>) {
+        let now = self.now();
+        let Some(active) = &mut self.active else { return };
+        let Err(error) = result else {
+            self.failures.remove(&node);
+            active.sched.finished(now, unit);
+            return;
+        };
+        debug!(node = %node.short(), %error, "a unit failed");
+        self.shared.metrics.unit_failed(error.reason());
+        match error {
+            UnitError::Missing => active.sched.failed(now, unit, Failure::Missing),
+            UnitError::Gone(_) => {
+                active.sched.failed(now, unit, Failure::Broken);
+                self.lose(node);
+            }
+            UnitError::Lied(how) => {
+                active.sched.failed(now, unit, Failure::Lied);
+                self.ban(node, how);
+            }
+            UnitError::Storage(error) => {
+                active.sched.failed(now, unit, Failure::Broken);
+                self.on_storage_failure(error.into());
+            }
+        }
+    }
+
+    /// Nobody can be served when nothing can be written.
+    fn on_storage_failure(&mut self, error: SourceError) {
+        warn!(%error, "fetched bytes can't be stored");
+        let readers: Vec<u64> = self.readers.keys().copied().collect();
+        for reader in readers {
+            self.fail_reader(reader, error.clone());
+        }
+    }
+
+    fn on_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Unit) => {}
+            Ok(Done::Candidates(nodes)) => self.on_candidates(nodes),
+            Ok(Done::Connected(node, result)) => self.on_connected(node, result),
+            Ok(Done::Proved(node, result)) => self.on_proved(node, result),
+            Err(error) if error.is_cancelled() => {}
+            // Its unit stalls and is given to another.
+            Err(error) => warn!(%error, "a fetch job panicked"),
+        }
+    }
+
+    fn on_candidates(&mut self, mut nodes: Vec<NodeId>) {
+        nodes.truncate(MAX_CANDIDATES);
+        self.candidates = nodes;
+        self.looking_up = false;
+        let options = &self.shared.options;
+        let usable = self.peers.values().any(|peer| matches!(peer, Peer::Ready(_)));
+        let wait_ms = if usable { options.lookup_every_ms } else { options.lookup_hungry_ms };
+        self.next_lookup = Instant::now() + Duration::from_millis(wait_ms);
+    }
+
+    fn on_connected(&mut self, node: NodeId, result: Result<Connection, ConnectError>) {
+        match result {
+            Ok(connection) if self.size_bytes.is_none() => self.prove(node, connection),
+            Ok(connection) => self.join(node, connection),
+            Err(error) => {
+                debug!(node = %node.short(), %error, "a provider can't be reached");
+                self.rest(node);
+            }
+        }
+    }
+
+    fn on_proved(&mut self, node: NodeId, result: Result<u64, UnitError>) {
+        let connection = match self.peers.get(&node) {
+            Some(Peer::Proving(connection)) => connection.clone(),
+            _ => return,
+        };
+        match result {
+            Ok(size_bytes) => {
+                self.on_size(size_bytes);
+                self.join(node, connection);
+            }
+            Err(error) => {
+                debug!(node = %node.short(), %error, "a provider can't prove the size");
+                self.shared.metrics.unit_failed(error.reason());
+                match error {
+                    UnitError::Lied(how) => self.ban(node, how),
+                    UnitError::Missing | UnitError::Gone(_) | UnitError::Storage(_) => self.rest(node),
+                }
+            }
+        }
+    }
+
+    fn on_size(&mut self, size_bytes: u64) {
+        self.size_bytes = Some(size_bytes);
+        lock(&self.shared.ledger).set_size(self.hash, size_bytes);
+    }
+
+    // ---- providers ----
+
+    fn join(&mut self, node: NodeId, connection: Connection) {
+        self.peers.insert(node, Peer::Ready(connection));
+        if let Some(active) = &mut self.active {
+            active.sched.provider_joined(node);
+        }
+    }
+
+    /// The connection ended: try again soon, and look for others.
+    fn lose(&mut self, node: NodeId) {
+        if let Some(active) = &mut self.active {
+            active.sched.provider_left(node);
+        }
+        self.rest(node);
+        if !self.peers.values().any(|peer| matches!(peer, Peer::Ready(_))) {
+            self.next_lookup = self.next_lookup.min(Instant::now());
+        }
+    }
+
+    fn rest(&mut self, node: NodeId) {
+        let failures = self.failures.entry(node).or_default();
+        let wait = FIRST_RETRY.saturating_mul(1 << (*failures).min(10)).min(MAX_RETRY);
+        *failures += 1;
+        self.peers.insert(node, Peer::Away { retry_at: Instant::now() + wait });
+    }
+
+    fn ban(&mut self, node: NodeId, how: super::BadBytes) {
+        self.peers.insert(node, Peer::Banned);
+        if let Some(active) = &mut self.active {
+            active.sched.provider_lied(node);
+        }
+        if lock(&self.shared.ledger).ban(self.hash, node) {
+            warn!(%node, how = how.as_str(), "cut off: the provider sent bad bytes");
+            self.shared.metrics.providers_cut_off.inc();
+            self.shared.peers.misbehaved(node, Misbehaviour::BadBytes { hash: self.hash, how });
+        }
+    }
+
+    // ---- readers ----
+
+    fn fail_reader(&mut self, reader: u64, error: SourceError) {
+        if let Some(failed) = self.readers.remove(&reader) {
+            let _ = failed.send(error); // A reader that left doesn't want to know.
+        }
+        self.withdraw(reader);
+    }
+
+    fn withdraw(&mut self, reader: u64) {
+        let Some(active) = &mut self.active else { return };
+        for index in 0..DEMANDS_PER_READER as usize {
+            active.sched.withdraw(demand_id(reader, index));
+        }
+        if self.readers.is_empty() {
+            active.sched.withdraw(LAST_GROUP);
+        }
+        self.idle_since = Instant::now();
+    }
+
+    fn answer_size_waiters(&mut self) {
+        let now = Instant::now();
+        let size_bytes = self.size_bytes;
+        self.size_waiters.retain(|(answer, _)| !answer.is_closed());
+        let open = std::mem::take(&mut self.size_waiters);
+        for (answer, deadline) in open {
+            let result = match size_bytes {
+                Some(size_bytes) => Ok(size_bytes),
+                None if deadline <= now => Err(SourceError::NoSource),
+                None => {
+                    self.size_waiters.push((answer, deadline));
+                    continue;
+                }
+            };
+            let _ = answer.send(result); // It left just now.
+            self.idle_since = now;
+        }
+    }
+
+    // ---- helpers ----
+
+    fn is_hungry(&self) -> bool {
+        !self.size_waiters.is_empty() || self.active.as_ref().is_some_and(|active| active.sched.is_hungry())
+    }
+
+    /// Nobody has wanted anything for a while, and nobody just asked.
+    fn has_retired(&mut self) -> bool {
+        let busy = !self.size_waiters.is_empty() || !self.readers.is_empty() || !self.units.is_empty();
+        let idle_until = self.idle_since + Duration::from_millis(self.shared.options.idle_ms);
+        !busy && idle_until <= Instant::now() && self.shared.clone().retire(self.hash, &mut self.commands)
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let mut wake = self.idle_since.max(now) + Duration::from_millis(self.shared.options.idle_ms);
+        if !self.size_waiters.is_empty() {
+            wake = wake.min(now + TICK);
+        }
+        if self.is_hungry() {
+            let retries = self.peers.values().filter_map(|peer| match peer {
+                Peer::Away { retry_at } => Some(*retry_at),
+                Peer::Connecting | Peer::Proving(_) | Peer::Ready(_) | Peer::Banned => None,
+            });
+            let lookup = (!self.looking_up).then_some(self.next_lookup);
+            // An overdue retry waits for room or for the candidates to name the node again.
+            wake = retries.filter(|at| *at > now).chain(lookup).fold(wake, Instant::min);
+        }
+        let scheduled = self.active.as_ref().and_then(|active| active.sched.next_wake());
+        scheduled.map_or(wake, |at| wake.min(self.started + Duration::from_millis(at.as_millis())))
+    }
+
+    /// Milliseconds since the transfer started.
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    fn count_active(&mut self, active: bool) {
+        if active != self.counted_active {
+            self.counted_active = active;
+            self.shared.metrics.active.inc_by(if active { 1 } else { -1 });
+        }
+    }
+
+    fn publish(&self) {
+        let ready = self.peers.iter().filter(|(_, peer)| matches!(peer, Peer::Ready(_)));
+        *lock(&self.info) = TransferInfo {
+            hash: self.hash,
+            size_bytes: self.size_bytes,
+            readers: self.readers.len() + self.size_waiters.len(),
+            providers: ready.map(|(node, _)| *node).collect(),
+            units: self.units.len(),
+        };
+    }
+}
+
+/// The groups whose chunks are all there.
+fn groups_of_chunks(chunks: &ChunkRanges, size_bytes: u64) -> Groups {
+    const CHUNKS: u64 = GROUP_BYTES >> 10;
+    let all = size_bytes.div_ceil(1 << 10);
+    let mut groups = Groups::empty();
+    for run in chunks.iter() {
+        let (start, end) = match run {
+            RangeSetRange::Range(run) => (run.start.0, run.end.0),
+            RangeSetRange::RangeFrom(run) => (run.start.0, all),
+        };
+        let end = if end >= all { all.div_ceil(CHUNKS) } else { end / CHUNKS };
+        let start = start.div_ceil(CHUNKS);
+        if start < end {
+            groups.union_with(&Groups::from(start..end));
+        }
+    }
+    groups
+}
