@@ -23,22 +23,23 @@ use crate::error::ApiError;
 #[derive(Debug, Clone)]
 pub struct GuardPolicy {
     bound: SocketAddr,
-    public_host: Option<HostPort>,
+    public_hosts: Vec<HostPort>,
 }
 
 impl GuardPolicy {
-    /// For a gateway that listens on `bound` and is known to others as `public_host` (`name` or `name:port`).
-    pub fn new(bound: SocketAddr, public_host: Option<&str>) -> Self {
-        Self { bound, public_host: public_host.and_then(HostPort::parse) }
+    /// For a gateway that listens on `bound` and is known to others as `public_hosts` (each `name` or `name:port`).
+    pub fn new(bound: SocketAddr, public_hosts: &[String]) -> Self {
+        Self { bound, public_hosts: public_hosts.iter().filter_map(|host| HostPort::parse(host)).collect() }
     }
 
     /// Loopback by name or address with our port; the bound address; any address when bound to all of them (an
     /// address can't be rebound); the public name with its port, or, given without one, with ours or none.
     fn answers_to(&self, host: &HostPort) -> bool {
-        if let Some(public) = &self.public_host
-            && public.host == host.host
-            && (public.port == host.port || public.port.is_none() && host.port == Some(self.bound.port()))
-        {
+        let is_public = |public: &HostPort| {
+            public.host == host.host
+                && (public.port == host.port || public.port.is_none() && host.port == Some(self.bound.port()))
+        };
+        if self.public_hosts.iter().any(is_public) {
             return true;
         }
         if host.port.unwrap_or(80) != self.bound.port() {
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     fn verdict(bound: &str, public: Option<&str>, method: &str, from: Provenance<'_>) -> Result<(), Refusal> {
-        decide(&GuardPolicy::new(bound.parse().unwrap(), public), &method.parse().unwrap(), &from)
+        decide(&GuardPolicy::new(bound.parse().unwrap(), &public.map(str::to_owned).into_iter().collect::<Vec<_>>()), &method.parse().unwrap(), &from)
     }
 
     #[test]

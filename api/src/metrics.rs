@@ -1,6 +1,6 @@
 //! Figures for `/metrics`, in Prometheus' text format.
 //!
-//! Each module keeps its own struct of counters and registers them once. Names begin with `mhc_` (added here) and
+//! Each module keeps its own struct of counters and registers them once. Names begin with `mhc_` and
 //! end with a unit; counters get `_total` from the encoder.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicI64};
@@ -25,17 +25,22 @@ impl Default for Registry {
 impl Registry {
     /// An empty one.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(prometheus_client::registry::Registry::with_prefix("mhc"))))
+        Self(Arc::new(Mutex::new(prometheus_client::registry::Registry::default())))
     }
 
     /// Adds `metric` as `mhc_<name>`. `help` is a sentence without its full stop.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
-        self.lock().register(name, help, metric);
+        self.lock().register(format!("mhc_{name}"), help, metric);
     }
 
     /// Adds `metric` as `mhc_<name>_<unit>`.
     pub fn register_with_unit(&self, name: &str, help: &str, unit: Unit, metric: impl Metric) {
-        self.lock().register_with_unit(name, help, unit, metric);
+        self.lock().register_with_unit(format!("mhc_{name}"), help, unit, metric);
+    }
+
+    /// Lets a module that brings its own struct of figures register them, under names that begin with `mhc_`.
+    pub fn extend(&self, register: impl FnOnce(&mut prometheus_client::registry::Registry)) {
+        register(&mut self.lock());
     }
 
     /// Everything, as the text a scraper reads.

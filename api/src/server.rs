@@ -64,8 +64,8 @@ impl Default for Limits {
 pub struct GatewayOptions {
     /// Where to listen; port 0 is any free one.
     pub listen: SocketAddr,
-    /// The name others know this gateway by, `host` or `host:port`.
-    pub public_host: Option<String>,
+    /// The names others know this gateway by, each `host` or `host:port`.
+    pub public_hosts: Vec<String>,
     /// Who may change things.
     pub operator: OperatorToken,
     /// One-time codes for `POST /api/v1/setup`.
@@ -91,7 +91,7 @@ impl GatewayOptions {
     pub fn new(listen: SocketAddr, operator: OperatorToken, source: Arc<dyn RangeSource>, store: BlobStore) -> Self {
         Self {
             listen,
-            public_host: None,
+            public_hosts: vec![],
             operator,
             setup: None,
             source,
@@ -165,7 +165,7 @@ impl Gateway {
             .layer(middleware::from_fn(observe::note_route))
             .layer(Extension(self.options.operator));
 
-        let policy = Arc::new(GuardPolicy::new(bound, self.options.public_host.as_deref()));
+        let policy = Arc::new(GuardPolicy::new(bound, &self.options.public_hosts));
         let observer = Arc::new(Observer::new(self.http_metrics));
         // The routes are a fallback of an outer router, so that the layers below run before any routing.
         Router::new()

@@ -1,5 +1,17 @@
 //! The node: swarm, endpoint, fetch, services and gateway put together.
+//!
+//! [`Node::start`] opens everything in order and [`Node::run_until`] serves until it is told to stop. Everything
+//! here is a shell around deciders of `mhc_protocol`; no rule of the platform lives here.
 
+mod author;
+mod blob_ticket;
+mod checks;
+pub mod doctor;
 pub mod fetch;
 pub mod home;
+mod http;
 pub mod net;
+mod node;
+mod pins;
+
+pub use node::{Node, NodeOptions, ReadyInfo, StartError};

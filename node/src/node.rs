@@ -1,0 +1,263 @@
+//! A node's life: everything is opened in order, runs, and is closed in the opposite order.
+
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use mhc_api::{BindError, BoundGateway, Gateway, GatewayOptions, OperatorToken, Registry, Routes, SetupCodes};
+use mhc_config::Config;
+use mhc_platform::{Context, Service, catalog};
+use mhc_protocol::{NetworkId, NodeId, ticket::Ticket};
+use mhc_storage::{
+    blob::{BlobError, BlobOptions, BlobStore},
+    record::{Projection, Records, RecordsError, RecordsOptions},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    author::{LocalInspector, NodeAuthor, now},
+    fetch::{FetchOptions, Fetcher},
+    home::{Home, HomeError},
+    http::{self, Operations},
+    net::{Net, NetError, NetOptions},
+    pins::Pins,
+};
+
+/// How often services get to do their periodic work.
+const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+
+/// What a node is started with.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// The home, locked.
+    pub home: Home,
+    /// The settings.
+    pub config: Config,
+    /// Nodes to connect to, beside those in the settings.
+    pub peers: Vec<Ticket>,
+}
+
+/// What whoever started a node wants to know.
+#[derive(Debug, Clone)]
+pub struct ReadyInfo {
+    /// Where the gateway listens.
+    pub http: SocketAddr,
+    /// The node.
+    pub node: NodeId,
+    /// Its network.
+    pub network: NetworkId,
+    /// The one-time link that sets up the operator's browser, until somebody used it.
+    pub setup_url: Option<String>,
+}
+
+/// Why a node doesn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The home.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The record log.
+    #[error("records: {0}")]
+    Records(#[from] RecordsError),
+    /// The blob store.
+    #[error("blobs: {0}")]
+    Blobs(#[from] BlobError),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The gateway's address.
+    #[error(transparent)]
+    Gateway(#[from] BindError),
+    /// A ticket in the settings.
+    #[error("p2p.peers: {0}")]
+    Ticket(#[from] mhc_protocol::ticket::TicketError),
+}
+
+impl StartError {
+    /// The exit code of `docs` for it: 3 for a conflict with another process, 5 for a refusal, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Home(error) => error.exit_code(),
+            Self::Net(NetError::OtherNetwork { .. }) => 5,
+            _ => 1,
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    home: Arc<Home>,
+    records: Records,
+    blobs: BlobStore,
+    net: Net,
+    fetcher: Fetcher,
+    pins: Pins,
+    gateway: BoundGateway,
+    context: Context,
+    services: Vec<Arc<dyn Service>>,
+}
+
+impl Node {
+    /// Opens everything and connects; serves HTTP once [`run_until`](Self::run_until) is called.
+    pub async fn start(options: NodeOptions) -> Result<Self, StartError> {
+        let NodeOptions { home, config, peers } = options;
+        let started = Instant::now();
+        let home = Arc::new(home);
+        let services = mhc_platform::services();
+        let projections = services.iter().map(|service| Arc::clone(service) as Arc<dyn Projection>).collect();
+        let records = Records::open(&home.dir().join("records"), records_options(&config), projections)?;
+        let blobs = BlobStore::open(&home.dir().join("blobs"), blob_options(&config))?;
+        let net = Net::start(net_options(&home, &config), records.clone(), blobs.clone()).await?;
+        for ticket in config.p2p.peers.iter().map(|text| text.parse()) {
+            net.add_peer(ticket?).await?;
+        }
+        for ticket in peers {
+            net.add_peer(ticket).await?;
+        }
+        let fetcher = Fetcher::new(blobs.clone(), Arc::new(net.clone()), FetchOptions::default());
+        let pins = Pins::start(&records, blobs.clone(), fetcher.clone())?;
+        let context = Context {
+            records: records.clone(),
+            blobs: blobs.clone(),
+            source: Arc::new(fetcher.clone()),
+            publisher: Arc::new(NodeAuthor {
+                key: home.node_key().clone(),
+                network: home.network(),
+                records: records.clone(),
+            }),
+            inspector: Arc::new(LocalInspector { blobs: blobs.clone() }),
+            max_upload_bytes: config.gateway.max_upload_bytes,
+        };
+        let metrics = Registry::new();
+        metrics.extend(|registry| {
+            net.metrics().register(registry);
+            fetcher.metrics().register(registry);
+        });
+        let http = Arc::new(OnceLock::new());
+        let mut routes: Vec<Routes> =
+            services.iter().map(|service| Arc::clone(service).routes(context.clone())).collect();
+        routes.push(http::routes(Operations {
+            context: context.clone(),
+            net: net.clone(),
+            fetcher: fetcher.clone(),
+            pins: pins.clone(),
+            http: Arc::clone(&http),
+            started,
+        }));
+        let gateway = Gateway::new(gateway_options(&home, &config, &context, metrics), routes).bind().await?;
+        // Set once: the port is known only now.
+        http.get_or_init(|| gateway.local_addr());
+        Ok(Self { home, records, blobs, net, fetcher, pins, gateway, context, services })
+    }
+
+    /// What to tell whoever started it.
+    pub fn ready(&self) -> ReadyInfo {
+        let http = self.gateway.local_addr();
+        let code = self.home.setup_code().ok().flatten();
+        ReadyInfo {
+            http,
+            node: self.net.node(),
+            network: self.home.network(),
+            setup_url: code.map(|code| format!("http://{http}/setup#{code}")),
+        }
+    }
+
+    /// Serves until `shutdown` resolves, then closes everything: the gateway drains, background work ends, the
+    /// network says goodbye, and the stores are made durable.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), HomeError> {
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(reconcile(self.services, self.context)));
+        self.home.announce(self.gateway.local_addr())?;
+        let serving = self.gateway.serve(stop.clone());
+        tokio::pin!(serving);
+        tokio::select! {
+            () = shutdown => stop.cancel(),
+            () = &mut serving => stop.cancel(),
+        }
+        tracing::info!("stopping");
+        serving.await;
+        self.home.retract()?;
+        tasks.close();
+        tasks.wait().await;
+        self.pins.shutdown().await;
+        self.fetcher.shutdown().await;
+        self.net.shutdown().await;
+        self.blobs.shutdown().await;
+        self.records.close().await;
+        Ok(())
+    }
+}
+
+async fn reconcile(services: Vec<Arc<dyn Service>>, context: Context) {
+    let mut ticks = tokio::time::interval(RECONCILE_EVERY);
+    loop {
+        ticks.tick().await;
+        for service in &services {
+            if let Err(error) = service.reconcile(&context, now()).await {
+                tracing::warn!(service = service.name(), %error, "periodic work failed");
+            }
+        }
+    }
+}
+
+fn records_options(config: &Config) -> RecordsOptions {
+    RecordsOptions { min_free_bytes: config.storage.min_free_bytes, ..RecordsOptions::default() }
+}
+
+fn blob_options(config: &Config) -> BlobOptions {
+    BlobOptions {
+        quota_bytes: config.storage.quota_bytes,
+        min_free_bytes: config.storage.min_free_bytes,
+        ..BlobOptions::default()
+    }
+}
+
+fn net_options(home: &Home, config: &Config) -> NetOptions {
+    let node = home.node_key().node();
+    NetOptions {
+        key: home.node_key().clone(),
+        network: home.network(),
+        p2p_port: config.p2p.port,
+        iroh_port: config.p2p.effective_iroh_port(),
+        listen: vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        mdns: config.p2p.mdns,
+        name: config.node.name.clone().unwrap_or_else(|| node.short()),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+fn gateway_options(home: &Arc<Home>, config: &Config, context: &Context, metrics: Registry) -> GatewayOptions {
+    let listen = config.gateway.http;
+    let operator = OperatorToken::new(home.token());
+    let described = context.clone();
+    let records = context.records.clone();
+    GatewayOptions {
+        public_hosts: config.gateway.public_host.clone(),
+        setup: Some(Arc::new(HomeCodes(Arc::clone(home)))),
+        describe: Some(Arc::new(move |hash| catalog::content_type_of(&described, hash))),
+        readiness: Arc::new(move || records.count().map(drop).map_err(|error| error.to_string())),
+        metrics,
+        upload_limit_bytes: config.gateway.max_upload_bytes,
+        ..GatewayOptions::new(listen, operator, Arc::clone(&context.source), context.blobs.clone())
+    }
+}
+
+/// The set-up code that lies in the home.
+struct HomeCodes(Arc<Home>);
+
+impl SetupCodes for HomeCodes {
+    fn redeem(&self, code: &str) -> Option<String> {
+        match self.0.spend_setup_code(code) {
+            Ok(true) => Some(self.0.token().to_owned()),
+            Ok(false) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the set-up code can't be read");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The catalogue: what the network has, newest first.
+//!
+//! A manifest record becomes an [`Entry`](index::Entry) in the index, reachable by content id, by time, by
+//! author and by blob. A manifest that supersedes another by the same author hides it. Publishing stores the
+//! bytes, looks at what they are, and appends a manifest; from there on a local publication and one that came
+//! from five hops away are the same thing.
+
+mod core;
+mod http;
+mod index;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use mhc_protocol::{
+    manifest::{MANIFEST, Manifest},
+    record::{RecordKind, VerifiedRecord},
+};
+use mhc_storage::record::{ApplyError, IndexTx, Projection};
+
+pub use self::{
+    core::{PublishError, Publication, Published, publish},
+    http::{content_type_of, publish_response},
+    index::{Entry, entry, entries_of_blob},
+};
+use crate::{Context, Service};
+
+/// The service; it holds no state of its own.
+#[derive(Debug)]
+pub struct Catalog;
+
+/// The projection's name.
+pub const NAME: &str = "catalog";
+
+impl Projection for Catalog {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn kinds(&self) -> &'static [RecordKind] {
+        const KINDS: &[RecordKind] = &[MANIFEST];
+        KINDS
+    }
+
+    fn apply(&self, tx: &mut IndexTx<'_>, record: &VerifiedRecord) -> Result<(), ApplyError> {
+        // An erased body, or one that isn't a manifest, is a record like any other but shows nothing.
+        let Some(Ok(manifest)) = record.body().map(Manifest::decode) else { return Ok(()) };
+        index::insert(tx, record, manifest)
+    }
+}
+
+impl Service for Catalog {
+    fn routes(self: Arc<Self>, context: Context) -> mhc_api::Routes {
+        http::routes(context)
+    }
+}
