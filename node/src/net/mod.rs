@@ -1,17 +1,84 @@
 //! The network of a node: a libp2p swarm for discovery and gossip, an iroh endpoint for bytes and sync, and one
 //! peer book over both. One Ed25519 key is the identity of both stacks; see `docs/decisions/0003-two-stacks.md`.
+//!
+//! | file | does |
+//! |---|---|
+//! | `swarm` | which libp2p protocols run, within which limits, where they listen |
+//! | `actor` | the task that owns the swarm |
+//! | `gossip` | records: what arrives to the log, the outbox to the network |
+//! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
+//! | `endpoint` | iroh: who may connect, the pool of connections |
+//! | `provider` | answers `/iroh-bytes/4` |
+//! | `sync` | pulls missed records, answers `/mhc/sync/1` |
+//! | `book`, `cache`, `peers` | what is known of peers, what is kept of it, how it is shown |
+//!
+//! Records are exchanged with members of our network only: gossip topics and sync requests name the network.
+//! A peer of another network may stay connected; it takes part in discovery, and that is all. Blobs are public:
+//! whoever knows a hash may ask for it.
 
+mod actor;
+mod announce;
+mod book;
+mod cache;
+mod endpoint;
+mod error;
+mod gossip;
+mod haves;
+mod ids;
+mod metrics;
 mod peers;
+mod provider;
+mod shared;
+mod swarm;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod throttle;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
-use mhc_protocol::{NetworkId, NodeId, SecretKey, ticket::Ticket};
+use futures::future::BoxFuture;
+use iroh::endpoint::Connection;
+use mhc_protocol::{
+    BlobHash, NetworkId, NodeId, SecretKey,
+    ticket::{MAX_TICKET_ADDRS, Ticket},
+    wire::{MAX_NAME_BYTES, MAX_VERSION_BYTES},
+};
 use mhc_storage::{blob::BlobStore, record::Records};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
-pub use self::peers::{LinkInfo, Membership, PeerInfo};
+use self::{
+    actor::{Actor, Channels, Command},
+    book::Fault,
+    shared::{Parts, Shared},
+};
+pub use self::{
+    book::CUT_OFF_SCORE,
+    error::NetError,
+    metrics::{Kinds, Metrics, Outcomes, Stacks},
+    peers::{LinkInfo, Membership, PeerInfo},
+};
+use crate::fetch::{ConnectError, Misbehaviour, Peers};
 
-/// At this score a peer is cut off for a time.
-pub const CUT_OFF_SCORE: i32 = -100;
+const COMMANDS: usize = 1024;
+const ARRIVALS: usize = 1024;
+const VERDICTS: usize = 64;
+const SYNC_POKES: usize = 64;
+/// How long the DHT is waited for when nobody is known to hold a blob: shorter while there are peers to ask.
+const DHT_WAIT: Duration = Duration::from_secs(3);
+const DHT_WAIT_WITH_PEERS: Duration = Duration::from_secs(1);
+/// Most providers named for one blob.
+const MAX_CANDIDATES: usize = 32;
+/// Shutdown in phases: answers under way may end, tasks are dropped, sockets close. Together under 5 s.
+const DRAIN: Duration = Duration::from_secs(1);
+const STOP: Duration = Duration::from_secs(1);
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// How the network is set up.
 #[derive(Debug, Clone)]
@@ -28,113 +95,225 @@ pub struct NetOptions {
     pub listen: Vec<IpAddr>,
     /// Whether to find peers on the local network by multicast DNS.
     pub mdns: bool,
-    /// What the node calls itself towards its peers, at most 64 bytes.
+    /// What the node calls itself towards its peers; cut to 64 bytes, without control characters.
     pub name: String,
     /// The program's version, as peers see it.
     pub version: String,
 }
 
-/// Why the network can't start or do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    /// Another program has the port.
-    #[error("port {port} is in use; choose another with `{flag} PORT`, or 0 for any free one")]
-    PortInUse {
-        /// The port.
-        port: u16,
-        /// The flag that changes it.
-        flag: &'static str,
-    },
-    /// A socket can't be opened for another reason.
-    #[error("can't listen on {addr}: {reason}")]
-    Listen {
-        /// Where.
-        addr: SocketAddr,
-        /// Why.
-        reason: String,
-    },
-    /// The ticket names this node itself.
-    #[error("this ticket is of this node itself")]
-    OwnTicket,
-    /// The ticket is for another network.
-    #[error("this ticket is for network {theirs}, this node serves {ours}; join it with `mhc network join`")]
-    OtherNetwork {
-        /// The ticket's network.
-        theirs: NetworkId,
-        /// Ours.
-        ours: NetworkId,
-    },
-    /// The node is stopping.
-    #[error("the network is shutting down")]
-    Stopped,
-    /// Our own failure; the text is for the log.
-    #[error("network: {0}")]
-    Internal(String),
+/// The running network. Clones share it; it stops with [`Net::shutdown`], or abruptly when the last clone is
+/// dropped.
+#[derive(Debug, Clone)]
+pub struct Net(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    /// Cancelled first when the node stops: no new connections, no new work.
+    accepting: CancellationToken,
 }
 
-/// The running network. Clones share it; it stops with [`Net::shutdown`] or when the last clone is dropped.
-#[derive(Debug, Clone)]
-pub struct Net {}
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.accepting.cancel();
+        self.shared.tasks.cancel.cancel();
+    }
+}
 
 impl Net {
     /// Opens the sockets and starts everything. Returns once both stacks listen.
     pub async fn start(options: NetOptions, records: Records, blobs: BlobStore) -> Result<Self, NetError> {
-        let _ = (options, records, blobs);
-        Err(NetError::Stopped)
+        // Both stacks bring rustls; without a choice made before, the first to need one would make it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let swarm = swarm::start(&options).await?;
+        let endpoint = endpoint::bind(&options).await?;
+        let (commands, command_queue) = mpsc::channel(COMMANDS);
+        let (sync_pokes, poke_queue) = mpsc::channel(SYNC_POKES);
+        let shared = Arc::new(Shared::new(Parts {
+            node: options.key.node(),
+            network: options.network,
+            name: plain(&options.name, MAX_NAME_BYTES),
+            version: plain(&options.version, MAX_VERSION_BYTES),
+            records,
+            blobs,
+            endpoint,
+            commands,
+            sync_pokes,
+        }));
+        match cache::load(&shared) {
+            Ok(known) => tracing::info!(known, "peers of earlier runs"),
+            Err(error) => tracing::warn!(%error, "known peers not read"),
+        }
+        let (arrivals, arrival_queue) = mpsc::channel(ARRIVALS);
+        let (verdicts, verdict_queue) = mpsc::channel(VERDICTS);
+        let channels = Channels { commands: command_queue, arrivals, verdicts: verdict_queue };
+        let actor = Actor::new(Arc::clone(&shared), swarm, channels);
+        let accepting = shared.tasks.cancel.child_token();
+        let net = Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting }));
+        shared.tasks.spawn(actor.run());
+        shared.tasks.spawn(gossip::ingest(Arc::clone(&shared), arrival_queue, verdicts));
+        net.spawn_until_stopping(gossip::outbox(Arc::clone(&shared)));
+        net.spawn_until_stopping(announce::run(Arc::clone(&shared)));
+        net.spawn_until_stopping(cache::keep(Arc::clone(&shared)));
+        net.spawn_until_stopping(sync::drive(Arc::clone(&shared), poke_queue));
+        net.spawn_until_stopping(endpoint::accept(Arc::clone(&shared)));
+        Ok(net)
+    }
+
+    fn spawn_until_stopping(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let accepting = self.0.accepting.clone();
+        self.0.shared.tasks.spawn(async move {
+            accepting.run_until_cancelled(task).await;
+        });
     }
 
     /// This node.
     pub fn node(&self) -> NodeId {
-        NodeId::from_bytes([0; 32])
+        self.0.shared.node
     }
 
-    /// An invitation to this node: its id, network and every address it can be reached at.
+    /// The network it serves.
+    pub fn network(&self) -> NetworkId {
+        self.0.shared.network
+    }
+
+    /// An invitation to this node: its id, network and every address it can be reached at, loopback last.
     pub fn ticket(&self) -> Ticket {
-        Ticket { node: self.node(), network: NetworkId::from_bytes([0; 32]), p2p: vec![], iroh: vec![] }
+        let limit = |mut addrs: Vec<SocketAddr>| {
+            addrs.truncate(MAX_TICKET_ADDRS);
+            addrs
+        };
+        let (p2p, iroh) = (limit(self.p2p_addrs()), limit(self.iroh_addrs()));
+        Ticket { node: self.node(), network: self.network(), p2p, iroh }
     }
 
     /// Remembers the peer durably and dials it, again and again until it is there.
     pub async fn add_peer(&self, ticket: Ticket) -> Result<(), NetError> {
-        let _ = ticket;
-        Err(NetError::Stopped)
+        let shared = &self.0.shared;
+        if ticket.node == shared.node {
+            return Err(NetError::OwnTicket);
+        }
+        if ticket.network != shared.network {
+            return Err(NetError::OtherNetwork { theirs: ticket.network, ours: shared.network });
+        }
+        if ids::peer_of(ticket.node).is_none() {
+            return Err(NetError::NotAKey);
+        }
+        {
+            let mut book = shared.book();
+            book.learn_addrs(ticket.node, &ticket.p2p, &ticket.iroh);
+            book.want(ticket.node);
+        }
+        cache::save(shared).await.map_err(|error| NetError::Internal(error.to_string()))?;
+        shared.commands.send(Command::Dial(ticket.node)).await.map_err(|_| NetError::Stopped)
     }
 
-    /// All known peers: connected ones first.
+    /// All known peers: connected ones first, then by when they were last seen.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        vec![]
+        let mut peers: Vec<_> = self.0.shared.book().iter().map(|(node, peer)| peers::info(node, peer)).collect();
+        peers.sort_by_key(|peer| (!peer.connected, std::cmp::Reverse(peer.last_seen), peer.node));
+        peers
     }
 
     /// Peers with a connection now.
     pub fn connected_count(&self) -> usize {
-        0
+        self.0.shared.book().connected_count()
     }
 
     /// Where libp2p listens (QUIC and TCP share the port); no unspecified addresses.
     pub fn p2p_addrs(&self) -> Vec<SocketAddr> {
-        vec![]
+        self.0.shared.p2p_addrs()
     }
 
     /// Where iroh listens (UDP); no unspecified addresses.
     pub fn iroh_addrs(&self) -> Vec<SocketAddr> {
-        vec![]
+        self.0.shared.iroh_addrs()
     }
 
     /// The counters.
-    pub fn metrics(&self) -> std::sync::Arc<Metrics> {
-        std::sync::Arc::default()
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.0.shared.metrics)
     }
 
-    /// Stops in phases (accept no more, drain, close) within 5 s.
-    pub async fn shutdown(&self) {}
+    /// Stops in phases within 5 s: takes nothing new, lets answers under way end, drops every task, closes the
+    /// sockets.
+    pub async fn shutdown(&self) {
+        let shared = &self.0.shared;
+        self.0.accepting.cancel();
+        shared.tasks.tracker.close();
+        if let Err(error) = cache::save(shared).await {
+            tracing::warn!(%error, "known peers not saved");
+        }
+        let served = async {
+            while shared.provider.is_busy() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, served).await;
+        shared.tasks.cancel.cancel();
+        endpoint::close_all(shared);
+        if tokio::time::timeout(STOP, shared.tasks.tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = shared.tasks.tracker.len(), "tasks are slow to stop");
+        }
+        let _ = tokio::time::timeout(CLOSE, shared.endpoint.close()).await;
+    }
+
+    async fn find(&self, hash: BlobHash) -> Vec<NodeId> {
+        let shared = &self.0.shared;
+        let mut found = shared.haves().providers(hash, std::time::Instant::now());
+        let members = shared.book().members();
+        if found.is_empty() {
+            let wait = if members.is_empty() { DHT_WAIT } else { DHT_WAIT_WITH_PEERS };
+            found = self.find_in_dht(hash, wait).await;
+        }
+        let mut unique = HashSet::from([shared.node]);
+        let book = shared.book();
+        let likely = found.into_iter().chain(members);
+        likely.filter(|node| unique.insert(*node) && !book.is_cut_off(*node)).take(MAX_CANDIDATES).collect()
+    }
+
+    async fn find_in_dht(&self, hash: BlobHash, wait: Duration) -> Vec<NodeId> {
+        let (reply, found) = oneshot::channel();
+        if self.0.shared.commands.send(Command::Providers(hash, reply)).await.is_err() {
+            return vec![];
+        }
+        match tokio::time::timeout(wait, found).await {
+            Ok(Ok(nodes)) => nodes,
+            _ => vec![],
+        }
+    }
 }
 
-/// What the network counts.
-#[derive(Debug, Default)]
-pub struct Metrics {}
-
-impl Metrics {
-    /// Registers every counter under its `mhc_…` name.
-    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
-        let _ = registry;
+impl Peers for Net {
+    fn candidates(&self, hash: BlobHash) -> BoxFuture<'_, Vec<NodeId>> {
+        Box::pin(self.find(hash))
     }
+
+    fn connect(&self, node: NodeId) -> BoxFuture<'_, Result<Connection, ConnectError>> {
+        Box::pin(endpoint::connect(&self.0.shared, node, endpoint::BYTES_ALPN))
+    }
+
+    fn misbehaved(&self, node: NodeId, what: Misbehaviour) {
+        self.0.shared.report(node, &Fault::BadBytes(what.to_string()));
+    }
+
+    fn received(&self, node: NodeId, bytes: u64) {
+        let shared = &self.0.shared;
+        shared.metrics.blob_bytes_received.inc_by(bytes);
+        if let Some(peer) = shared.book().entry(node) {
+            peer.bytes_in += bytes;
+        }
+    }
+}
+
+/// At most `limit_bytes` of `text`, without control characters.
+fn plain(text: &str, limit_bytes: usize) -> String {
+    let mut plain = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if plain.len() + c.len_utf8() > limit_bytes {
+            break;
+        }
+        plain.push(c);
+    }
+    plain
 }

@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
+use iroh::TransportAddr;
 use mhc_protocol::{NodeId, Timestamp, link::LinkClass};
 use serde::Serialize;
+
+use super::book::Peer;
 
 /// One peer, as `mhc peers` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -55,4 +58,46 @@ pub struct LinkInfo {
     pub rtt_ms: Option<u64>,
     /// Whether it carries the bytes.
     pub selected: bool,
+}
+
+/// How the book's entry is shown.
+pub(super) fn info(node: NodeId, peer: &Peer) -> PeerInfo {
+    PeerInfo {
+        node,
+        name: peer.name.clone(),
+        version: peer.version.clone(),
+        connected: peer.is_connected(),
+        membership: peer.membership,
+        links: links(peer),
+        bytes_in: peer.bytes_in,
+        bytes_out: peer.bytes_out,
+        last_seen: peer.last_seen,
+        score: peer.score,
+        cut_off: peer.cut_off.as_ref().map(|cut| cut.reason.clone()),
+    }
+}
+
+/// The paths of iroh, which carry the bytes, then those of libp2p. Without iroh, libp2p's first is the one in use.
+fn links(peer: &Peer) -> Vec<LinkInfo> {
+    let mut links: Vec<LinkInfo> = vec![];
+    for conn in peer.iroh_links.iter().filter_map(|link| link.upgrade()).filter(|conn| conn.close_reason().is_none()) {
+        for path in &conn.paths() {
+            let TransportAddr::Ip(addr) = path.remote_addr() else { continue };
+            let rtt_ms = u64::try_from(path.rtt().as_millis()).ok();
+            match links.iter_mut().find(|link| link.addr == *addr) {
+                Some(link) => link.selected |= path.is_selected(),
+                None => links.push(link(*addr, rtt_ms, path.is_selected())),
+            }
+        }
+    }
+    for p2p in &peer.p2p_links {
+        if let Some(addr) = p2p.addr.filter(|addr| links.iter().all(|link| link.addr != *addr)) {
+            links.push(link(addr, p2p.rtt_ms, links.is_empty()));
+        }
+    }
+    links
+}
+
+fn link(addr: SocketAddr, rtt_ms: Option<u64>, selected: bool) -> LinkInfo {
+    LinkInfo { class: LinkClass::of_ip(addr.ip()), addr, rtt_ms, selected }
 }

@@ -1,0 +1,463 @@
+//! The task that owns the libp2p swarm. It never waits for anything but events: verification, storage and sync
+//! have tasks of their own.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use libp2p::{
+    PeerId, Swarm,
+    core::ConnectedPoint,
+    gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError},
+    identify, kad,
+    kad::store::RecordStore,
+    mdns, ping, request_response as rr,
+    swarm::{
+        ConnectionId, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use mhc_protocol::{
+    BlobHash, NodeId,
+    wire::{Haves, Hello, WireError},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    book::Fault,
+    ids,
+    metrics::Stacks,
+    peers::Membership,
+    shared::{Shared, tidy},
+    swarm::{Behaviour, BehaviourEvent, Topics, short},
+    throttle::{Rate, Throttle},
+};
+
+const TICK: Duration = Duration::from_secs(1);
+const MAX_DIALS_PER_TICK: usize = 8;
+const MAX_QUERIES: usize = 64;
+const MAX_PROVIDER_ADDRS: usize = 8;
+/// Lists of blobs a node may gossip: a burst when it has many, then one every two seconds.
+const HAVES_RATE: Rate = Rate { burst: 32.0, per_s: 0.5 };
+const MAX_ANNOUNCERS: usize = 1024;
+
+/// What others ask of the swarm.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Dial this peer at its known addresses.
+    Dial(NodeId),
+    /// Gossip. The answer says whether somebody got it.
+    Publish(Channel, Vec<u8>, oneshot::Sender<Published>),
+    /// Announce a complete blob in the DHT.
+    Provide(BlobHash),
+    /// Take the announcement back.
+    Unprovide(BlobHash),
+    /// Who announced a blob in the DHT?
+    Providers(BlobHash, oneshot::Sender<Vec<NodeId>>),
+    /// Keep this peer out.
+    Block(NodeId),
+}
+
+/// A topic of our network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    /// Records.
+    Records,
+    /// Who holds what.
+    Haves,
+}
+
+/// What became of a message to gossip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Published {
+    /// At least one subscribed peer was sent it, or had it.
+    Sent,
+    /// Nobody listens now.
+    Nobody,
+    /// It will never go through.
+    Never,
+}
+
+/// A gossiped record on its way to the log.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) message: MessageId,
+    pub(super) from: PeerId,
+    pub(super) data: Vec<u8>,
+}
+
+/// What the log made of it.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) message: MessageId,
+    pub(super) from: PeerId,
+    pub(super) acceptance: MessageAcceptance,
+}
+
+/// The actor's ends of its channels.
+#[derive(Debug)]
+pub(super) struct Channels {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) arrivals: mpsc::Sender<Arrived>,
+    pub(super) verdicts: mpsc::Receiver<Verdict>,
+}
+
+/// The owner of the swarm.
+pub(super) struct Actor {
+    shared: Arc<Shared>,
+    swarm: Swarm<Behaviour>,
+    channels: Channels,
+    topics: Topics,
+    queries: HashMap<kad::QueryId, Query>,
+    haves_rate: Throttle<NodeId>,
+}
+
+struct Query {
+    found: HashSet<NodeId>,
+    reply: oneshot::Sender<Vec<NodeId>>,
+}
+
+impl Actor {
+    pub(super) fn new(shared: Arc<Shared>, swarm: Swarm<Behaviour>, channels: Channels) -> Self {
+        let topics = Topics::of(shared.network);
+        let haves_rate = Throttle::new(HAVES_RATE, MAX_ANNOUNCERS);
+        let actor = Self { shared, swarm, channels, topics, queries: HashMap::new(), haves_rate };
+        actor.update_addrs();
+        actor
+    }
+
+    /// Runs until it is dropped; with it go the sockets.
+    pub(super) async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_event(event),
+                Some(command) = self.channels.commands.recv() => self.on_command(command),
+                Some(verdict) = self.channels.verdicts.recv() => self.on_verdict(verdict),
+                _ = tick.tick() => self.on_tick(),
+            }
+        }
+    }
+
+    // # Time and commands
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        let (unbanned, due, banned, scores, connected) = {
+            let mut book = self.shared.book();
+            let unbanned = book.tick(now);
+            let due = book.due(now, MAX_DIALS_PER_TICK);
+            let banned: Vec<_> = book.iter().filter(|(_, p)| p.cut_off.is_some()).map(|(node, _)| node).collect();
+            let scores: Vec<_> =
+                book.iter().filter(|(_, p)| !p.p2p_links.is_empty()).map(|(n, p)| (n, p.score)).collect();
+            (unbanned, due, banned, scores, book.connected_count())
+        };
+        self.shared.metrics.peers_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
+        for peer in unbanned.into_iter().filter_map(ids::peer_of) {
+            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+        }
+        banned.into_iter().for_each(|node| self.block(node));
+        due.into_iter().for_each(|node| self.dial(node));
+        for (node, score) in scores {
+            if let Some(peer) = ids::peer_of(node) {
+                self.swarm.behaviour_mut().gossip.set_application_score(&peer, f64::from(score));
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Dial(node) => self.dial(node),
+            Command::Publish(channel, data, reply) => drop(reply.send(self.publish(channel, data))),
+            Command::Provide(hash) => {
+                if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(kad_key(hash)) {
+                    tracing::debug!(%hash, %error, "not announced in the DHT");
+                }
+            }
+            Command::Unprovide(hash) => self.swarm.behaviour_mut().kad.stop_providing(&kad_key(hash)),
+            Command::Providers(hash, reply) if self.queries.len() < MAX_QUERIES => {
+                let id = self.swarm.behaviour_mut().kad.get_providers(kad_key(hash));
+                self.queries.insert(id, Query { found: HashSet::new(), reply });
+            }
+            Command::Providers(..) => {}
+            Command::Block(node) => self.block(node),
+        }
+    }
+
+    fn publish(&mut self, channel: Channel, data: Vec<u8>) -> Published {
+        let topic: &IdentTopic = match channel {
+            Channel::Records => &self.topics.records,
+            Channel::Haves => &self.topics.haves,
+        };
+        match self.swarm.behaviour_mut().gossip.publish(topic.clone(), data) {
+            Ok(_) | Err(PublishError::Duplicate) => Published::Sent,
+            Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) => Published::Nobody,
+            Err(error) => {
+                tracing::error!(%error, ?channel, "can't be gossiped");
+                Published::Never
+            }
+        }
+    }
+
+    fn dial(&mut self, node: NodeId) {
+        let addrs = match self.shared.book().get(node) {
+            Some(peer) if peer.cut_off.is_some() => return,
+            Some(peer) => peer.p2p.clone(),
+            None => vec![],
+        };
+        let Some(peer) = ids::peer_of(node) else { return };
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addrs.into_iter().flat_map(ids::multiaddrs).collect())
+            .extend_addresses_through_behaviour()
+            .build();
+        if let Err(error) = self.swarm.dial(opts) {
+            tracing::debug!(peer = %node, %error, "not dialled");
+        }
+    }
+
+    fn block(&mut self, node: NodeId) {
+        let Some(peer) = ids::peer_of(node) else { return };
+        if self.swarm.behaviour_mut().blocked.block_peer(peer) {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    // # Connections
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                if let Some(node) = ids::node_of(&peer_id) {
+                    self.shared.book().p2p_closed(node, connection_id, ids::now());
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                self.shared.metrics.dial_failures.get_or_create(&Stacks { stack: "libp2p" }).inc();
+                tracing::debug!(peer = short(peer_id.as_ref().and_then(ids::node_of)), %error, "dial failed");
+            }
+            SwarmEvent::NewListenAddr { .. }
+            | SwarmEvent::ExpiredListenAddr { .. }
+            | SwarmEvent::ExternalAddrConfirmed { .. }
+            | SwarmEvent::ExternalAddrExpired { .. } => self.update_addrs(),
+            SwarmEvent::ListenerClosed { reason: Err(error), .. } => tracing::error!(%error, "a listener closed"),
+            _ => {}
+        }
+    }
+
+    fn update_addrs(&self) {
+        let addrs = self.swarm.listeners().chain(self.swarm.external_addresses());
+        self.shared.set_p2p_addrs(tidy(addrs.filter_map(ids::socket_addr).collect()));
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        let Some(node) = ids::node_of(&peer) else {
+            let _ = self.swarm.disconnect_peer_id(peer);
+            return;
+        };
+        self.shared.metrics.connections.get_or_create(&Stacks { stack: "libp2p" }).inc();
+        let addr = ids::socket_addr(endpoint.get_remote_address());
+        if self.shared.book().p2p_opened(node, connection, addr, ids::now()) {
+            self.greet(&peer);
+        }
+    }
+
+    fn greet(&mut self, peer: &PeerId) {
+        match self.shared.hello().encode() {
+            Ok(hello) => drop(self.swarm.behaviour_mut().hello.send_request(peer, hello)),
+            Err(error) => tracing::error!(%error, "our own greeting"),
+        }
+    }
+
+    // # Protocols
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossip(event) => self.on_gossip(event),
+            BehaviourEvent::Hello(event) => self.on_hello_event(event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identify(peer_id, info)
+            }
+            BehaviourEvent::Kad(event) => self.on_kad(event),
+            BehaviourEvent::Mdns(event) => self.on_mdns(event),
+            BehaviourEvent::Ping(event) => self.on_ping(event),
+            _ => {}
+        }
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        match event.result {
+            Ok(rtt) => {
+                if let Some(node) = ids::node_of(&event.peer) {
+                    self.shared.book().p2p_rtt(node, event.connection, rtt, ids::now());
+                }
+            }
+            Err(ping::Failure::Unsupported) => {}
+            // A silent cut: without this a TCP connection would look alive for minutes.
+            Err(_) => drop(self.swarm.close_connection(event.connection)),
+        }
+    }
+
+    fn on_identify(&mut self, peer: PeerId, info: identify::Info) {
+        if info.protocols.iter().any(|protocol| protocol.as_ref() == "/mhc/kad/1") {
+            for addr in info.listen_addrs.into_iter().take(MAX_PROVIDER_ADDRS) {
+                self.swarm.behaviour_mut().kad.add_address(&peer, addr);
+            }
+        }
+    }
+
+    fn on_mdns(&mut self, event: mdns::Event) {
+        let mdns::Event::Discovered(found) = event else { return };
+        for (peer, addr) in found {
+            let Some((node, addr)) = ids::node_of(&peer).zip(ids::socket_addr(&addr)) else { continue };
+            let mut book = self.shared.book();
+            if book.learn_addrs(node, &[addr], &[]) {
+                book.want(node);
+            }
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(mut record) } } => {
+                record.addresses.truncate(MAX_PROVIDER_ADDRS);
+                if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
+                    tracing::debug!(%error, "provider not stored");
+                }
+            }
+            kad::Event::OutboundQueryProgressed {
+                id, result: kad::QueryResult::GetProviders(result), step, ..
+            } => {
+                self.on_providers(id, result, step.last);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_providers(&mut self, id: kad::QueryId, result: kad::GetProvidersResult, last: bool) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        if let Ok(kad::GetProvidersOk::FoundProviders { providers, .. }) = result {
+            query.found.extend(providers.iter().filter_map(ids::node_of));
+        }
+        let done = last || query.found.len() >= MAX_PROVIDER_ADDRS || query.reply.is_closed();
+        if let (true, Some(query)) = (done, self.queries.remove(&id)) {
+            let _ = query.reply.send(query.found.into_iter().collect());
+            if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
+                query.finish();
+            }
+        }
+    }
+
+    // # Greetings
+
+    fn on_hello_event(&mut self, event: rr::Event<Vec<u8>, Vec<u8>>) {
+        let rr::Event::Message { peer, connection_id, message } = event else { return };
+        let Some(node) = ids::node_of(&peer) else { return };
+        match message {
+            rr::Message::Request { request, channel, .. } => {
+                if let Ok(hello) = self.shared.hello().encode() {
+                    let _ = self.swarm.behaviour_mut().hello.send_response(channel, hello);
+                }
+                self.on_hello(node, connection_id, &request);
+            }
+            rr::Message::Response { response, .. } => self.on_hello(node, connection_id, &response),
+        }
+    }
+
+    fn on_hello(&self, node: NodeId, connection: ConnectionId, bytes: &[u8]) {
+        let hello = match Hello::decode(bytes) {
+            Ok(hello) => hello,
+            Err(error) if error.is_misbehaviour() => {
+                return self.shared.report(node, &Fault::JunkHello(error.to_string()));
+            }
+            Err(error) => return tracing::info!(peer = %node, %error, "greeting not understood"),
+        };
+        let membership = {
+            let mut book = self.shared.book();
+            let link = book.get(node).and_then(|peer| peer.p2p_links.iter().find(|link| link.id == connection));
+            let observed = link.and_then(|link| link.addr);
+            book.hello(node, &hello, observed, ids::now())
+        };
+        tracing::debug!(peer = %node, ?membership, "greeted");
+        self.shared.greetings.send_modify(|count| *count += 1);
+        if membership == Membership::Member {
+            let _ = self.shared.sync_pokes.try_send(node);
+        }
+    }
+
+    // # Gossip
+
+    fn on_gossip(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
+                self.on_message(propagation_source, message_id, message);
+            }
+            gossipsub::Event::Subscribed { topic, .. } if topic == self.topics.records.hash() => {
+                self.shared.outbox_poke.notify_one();
+            }
+            gossipsub::Event::Subscribed { topic, .. } if topic == self.topics.haves.hash() => {
+                self.shared.haves_poke.notify_one();
+            }
+            gossipsub::Event::SlowPeer { peer_id, .. } => {
+                tracing::debug!(peer = short(ids::node_of(&peer_id)), "slow peer: messages dropped");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_message(&mut self, from: PeerId, message: MessageId, content: gossipsub::Message) {
+        if content.topic == self.topics.haves.hash() {
+            let acceptance = self.on_haves(&from, content.source.as_ref(), &content.data);
+            return self.on_verdict(Verdict { message, from, acceptance });
+        }
+        let arrived = Arrived { message, from, data: content.data };
+        if let Err(error) = self.channels.arrivals.try_send(arrived) {
+            // Overloaded: sync brings it later.
+            let Arrived { message, from, .. } = error.into_inner();
+            self.on_verdict(Verdict { message, from, acceptance: MessageAcceptance::Ignore });
+        }
+    }
+
+    fn on_haves(&mut self, from: &PeerId, source: Option<&PeerId>, data: &[u8]) -> MessageAcceptance {
+        let source = source.and_then(ids::node_of);
+        let haves = match Haves::decode(data) {
+            Ok(haves) if Some(haves.node) == source => haves,
+            Ok(_) => return self.junk(from, "a list of blobs in another node's name"),
+            Err(WireError::Version(_)) => return MessageAcceptance::Ignore,
+            Err(error) => return self.junk(from, &error.to_string()),
+        };
+        let now = Instant::now();
+        if !self.haves_rate.take(&haves.node, now).is_zero() || self.shared.book().is_cut_off(haves.node) {
+            return MessageAcceptance::Ignore;
+        }
+        match self.shared.haves().learn(&haves, ids::now(), now) {
+            true => {
+                self.shared.metrics.gossip_haves_received.inc();
+                MessageAcceptance::Accept
+            }
+            false => MessageAcceptance::Ignore,
+        }
+    }
+
+    fn junk(&self, from: &PeerId, what: &str) -> MessageAcceptance {
+        if let Some(node) = ids::node_of(from) {
+            self.shared.report(node, &Fault::JunkGossip(what.into()));
+        }
+        MessageAcceptance::Reject
+    }
+
+    fn on_verdict(&mut self, Verdict { message, from, acceptance }: Verdict) {
+        self.swarm.behaviour_mut().gossip.report_message_validation_result(&message, &from, acceptance);
+    }
+}
+
+fn kad_key(hash: BlobHash) -> kad::RecordKey {
+    kad::RecordKey::new(hash.as_bytes())
+}

@@ -1,0 +1,196 @@
+//! The iroh side: the endpoint, who may connect, and the pool of connections we opened.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use iroh::{
+    Endpoint, SecretKey,
+    endpoint::{Connection, Incoming, PortmapperConfig, QuicTransportConfig, VarInt, presets},
+};
+use mhc_protocol::NodeId;
+use tokio::sync::Semaphore;
+
+use super::{
+    NetError, NetOptions,
+    actor::Command,
+    ids,
+    metrics::Stacks,
+    provider,
+    shared::{CLOSE_LIMIT, CLOSE_STOPPING, Shared},
+    swarm::{Udp, free_port},
+    sync,
+};
+use crate::fetch::ConnectError;
+
+/// Bytes: the protocol of iroh-blobs, so that its tools interoperate.
+pub(super) const BYTES_ALPN: &[u8] = iroh_blobs::ALPN;
+/// Records.
+pub(super) const SYNC_ALPN: &[u8] = b"/mhc/sync/1";
+const MAX_STREAMS: u32 = 128;
+const MAX_INCOMING: usize = 256;
+/// With so many connections, newcomers must first prove their address.
+const RETRY_ABOVE: usize = MAX_INCOMING / 4;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens the endpoint: no relay, no look-up at anybody's servers, no port mapping.
+pub(super) async fn bind(options: &NetOptions) -> Result<Endpoint, NetError> {
+    let port = free_port(&options.listen, options.iroh_port, "--p2p-port", Udp)?;
+    // With 0, each family may have a port of its own: the sockets' own choice can't be taken by others.
+    let port = if options.iroh_port == 0 { 0 } else { port };
+    let transport = QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .build();
+    let mut builder = Endpoint::builder(presets::Minimal)
+        .secret_key(SecretKey::from_bytes(&options.key.seed()))
+        .alpns(vec![BYTES_ALPN.to_vec(), SYNC_ALPN.to_vec()])
+        .portmapper_config(PortmapperConfig::Disabled)
+        .transport_config(transport)
+        .clear_ip_transports();
+    for ip in &options.listen {
+        let addr = SocketAddr::new(*ip, port);
+        let optional = ip.is_ipv6() && options.listen.len() > 1;
+        let opts = iroh::endpoint::BindOpts::default().set_prefix_len(0).set_is_required(!optional);
+        builder = builder
+            .bind_addr_with_opts(addr, opts)
+            .map_err(|error| NetError::Listen { addr, reason: error.to_string() })?;
+    }
+    let ip = options.listen.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let failed = |error: iroh::endpoint::BindError| NetError::Listen {
+        addr: SocketAddr::new(ip, port),
+        reason: error.to_string(),
+    };
+    builder.bind().await.map_err(failed)
+}
+
+/// Accepts connections until the endpoint closes.
+pub(super) async fn accept(shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(MAX_INCOMING));
+    while let Some(incoming) = shared.endpoint.accept().await {
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        if places.available_permits() < MAX_INCOMING - RETRY_ABOVE && !incoming.remote_addr_validated() {
+            let _ = incoming.retry();
+            continue;
+        }
+        let task = Arc::clone(&shared);
+        shared.tasks.spawn(async move {
+            serve(task, incoming).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve(shared: Arc<Shared>, incoming: Incoming) {
+    let Ok(accepting) = incoming.accept() else { return };
+    let Ok(Ok(conn)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await else { return };
+    if !shared.admit(&conn) {
+        return;
+    }
+    match conn.alpn() {
+        alpn if alpn == BYTES_ALPN => provider::serve(&shared, conn).await,
+        alpn if alpn == SYNC_ALPN => sync::serve(&shared, conn).await,
+        _ => conn.close(CLOSE_LIMIT.into(), b"unknown protocol"),
+    }
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<Connection>>>;
+
+/// Connections we opened, one for each peer and protocol.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    slots: Mutex<HashMap<(NodeId, &'static [u8]), Slot>>,
+}
+
+impl Pool {
+    fn slot(&self, node: NodeId, alpn: &'static [u8]) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // A slot nobody waits for and whose connection is gone is of no use.
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1
+                || slot.try_lock().is_ok_and(|conn| conn.as_ref().is_some_and(|conn| conn.close_reason().is_none()))
+        });
+        Arc::clone(slots.entry((node, alpn)).or_default())
+    }
+
+    /// Drops every connection.
+    pub(super) fn clear(&self) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// A connection to `node`, pooled. Concurrent callers for one peer share one attempt.
+pub(super) async fn connect(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
+    may_connect(shared, node)?;
+    let slot = shared.pool.slot(node, alpn);
+    let mut slot = slot.lock().await;
+    if let Some(conn) = slot.as_ref().filter(|conn| conn.close_reason().is_none()) {
+        return Ok(conn.clone());
+    }
+    let conn = dial(shared, node, alpn).await.inspect_err(|_| {
+        shared.metrics.dial_failures.get_or_create(&Stacks { stack: "iroh" }).inc();
+    })?;
+    if !shared.admit(&conn) {
+        return Err(ConnectError::Refused("cut off, or too many connections".into()));
+    }
+    *slot = Some(conn.clone());
+    Ok(conn)
+}
+
+fn may_connect(shared: &Shared, node: NodeId) -> Result<(), ConnectError> {
+    if shared.tasks.cancel.is_cancelled() {
+        return Err(ConnectError::Closed);
+    }
+    let book = shared.book();
+    match book.get(node) {
+        Some(peer) if peer.cut_off.is_some() => Err(ConnectError::Refused("it is cut off".into())),
+        Some(peer) if peer.membership == super::Membership::OtherNetwork => {
+            Err(ConnectError::Refused("it serves another network".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
+    let addrs = iroh_addrs(shared, node).await;
+    let unreachable = |why: &str| ConnectError::Unreachable(why.into());
+    if addrs.is_empty() {
+        return Err(unreachable("no address is known"));
+    }
+    let addr = ids::endpoint_addr(node, &addrs).ok_or_else(|| unreachable("its id isn't a key"))?;
+    match tokio::time::timeout(CONNECT_TIMEOUT, shared.endpoint.connect(addr, alpn)).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(unreachable(&format!("{error:#}"))),
+        Err(_) => Err(unreachable("none of its addresses answered in time")),
+    }
+}
+
+/// Where `node`'s iroh listens. When that isn't known yet, libp2p is asked to find the node, which then greets.
+async fn iroh_addrs(shared: &Shared, node: NodeId) -> Vec<SocketAddr> {
+    let known = || shared.book().get(node).map(|peer| peer.iroh.clone()).unwrap_or_default();
+    let addrs = known();
+    if !addrs.is_empty() || shared.commands.send(Command::Dial(node)).await.is_err() {
+        return addrs;
+    }
+    let mut greetings = shared.greetings.subscribe();
+    let greeted = async { while known().is_empty() && greetings.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(GREETING_TIMEOUT, greeted).await;
+    known()
+}
+
+/// Tells every peer that this node stops.
+pub(super) fn close_all(shared: &Shared) {
+    let nodes: Vec<_> = shared.book().iter().map(|(node, _)| node).collect();
+    for conn in nodes.into_iter().flat_map(|node| shared.connections(node)) {
+        conn.close(CLOSE_STOPPING.into(), b"stopping");
+    }
+    shared.pool.clear();
+}
