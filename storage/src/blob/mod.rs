@@ -230,6 +230,15 @@ impl BlobStore {
         self.inner.table.status(hash)
     }
 
+    /// The file that holds a complete blob's bytes, for programs that can only read files. What they read isn't
+    /// validated, and the file may change or go while they do.
+    pub fn path(&self, hash: BlobHash) -> Option<std::path::PathBuf> {
+        match self.inner.table.complete_place(hash)? {
+            table::Place::Owned => Some(self.inner.dirs.data(hash)),
+            table::Place::Referenced(reference) => Some(reference.path),
+        }
+    }
+
     /// Every blob the store knows.
     pub fn list(&self) -> Vec<(BlobHash, BlobStatus)> {
         self.inner.table.list()

@@ -231,6 +231,11 @@ impl Table {
         self.lock().blobs.get(&hash).map(Blob::status)
     }
 
+    /// Where a complete blob's bytes are.
+    pub(super) fn complete_place(&self, hash: BlobHash) -> Option<Place> {
+        self.lock().blobs.get(&hash).filter(|blob| blob.complete).map(|blob| blob.place.clone())
+    }
+
     pub(super) fn list(&self) -> Vec<(BlobHash, BlobStatus)> {
         self.lock().blobs.iter().map(|(hash, blob)| (*hash, blob.status())).collect()
     }
