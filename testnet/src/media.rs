@@ -58,6 +58,50 @@ pub fn video(dir: &Path) -> Result<PathBuf> {
     )
 }
 
+/// Five minutes of the same kind, padded to about 150 MB, so that its middle is far from what a player reads at first.
+pub fn long_video(dir: &Path) -> Result<PathBuf> {
+    make(
+        dir,
+        "long-film.mp4",
+        &[
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=320x180:rate=10",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=frequency=330:sample_rate=48000",
+            "-t",
+            "300",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-b:v",
+            "4000k",
+            "-minrate",
+            "4000k",
+            "-maxrate",
+            "4000k",
+            "-bufsize",
+            "2000k",
+            "-x264-params",
+            "nal-hrd=cbr:threads=1",
+            "-g",
+            "20",
+            "-pix_fmt",
+            "yuv420p",
+            "-c:a",
+            "aac",
+            "-b:a",
+            "96k",
+            "-movflags",
+            "+faststart",
+        ],
+    )
+}
+
 /// A second of sound as WAV.
 pub fn wav(dir: &Path) -> Result<PathBuf> {
     make(dir, "tone.wav", &["-f", "lavfi", "-i", "sine=frequency=880:duration=1"])
