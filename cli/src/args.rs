@@ -1,0 +1,280 @@
+//! The commands and their options, declared once: parser, help, completions and manual come from here.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args as Options, Parser, Subcommand, ValueEnum};
+use mhc_protocol::{BlobHash, ticket::Ticket};
+
+/// A streaming network without a centre: publish on one node, watch on another.
+#[derive(Debug, Parser)]
+#[command(name = "mhc", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 conflict (already running), 4 not found, \
+    5 refused, 6 unavailable (no node runs, or no peer has it), 7 bad data (verification failed)";
+
+/// What every command takes.
+#[derive(Debug, Clone, Options)]
+pub(crate) struct Common {
+    /// Folder with the node's whole state [default: $MHC_HOME, $XDG_DATA_HOME/mhc or ~/.local/share/mhc]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Print one JSON document on stdout instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Form of the log on stderr; MHC_LOG filters it (as in MHC_LOG=debug)
+    #[arg(long, global = true, value_name = "FORM", default_value = "text")]
+    pub(crate) log: LogForm,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogForm {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node in the foreground, until Ctrl-C
+    Up(Up),
+    /// Show the node at a glance
+    Status,
+    /// Print this node's invitation, for `mhc peer add` and `mhc up --peer` elsewhere
+    Ticket {
+        /// Print a ticket for this blob instead, for the public tool `sendme receive`
+        #[arg(long, value_name = "HASH")]
+        blob: Option<BlobHash>,
+    },
+    /// Work with another node
+    #[command(subcommand)]
+    Peer(Peer),
+    /// List the nodes this one knows
+    Peers,
+    /// List the ways to other nodes and their state
+    Links,
+    /// Publish a file
+    Publish(Publish),
+    /// List what this node knows of its network, newest first
+    Ls {
+        /// Also what policy or a later version hides
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one content
+    Show {
+        /// Content id, as `mhc ls` prints it
+        #[arg(value_name = "CONTENT")]
+        content: BlobHash,
+    },
+    /// Fetch a content or a blob into a file; a stopped one goes on where it was
+    Get(Get),
+    /// Keep a content or a blob on this node
+    Pin {
+        /// Content id or blob hash
+        #[arg(value_name = "CONTENT")]
+        content: BlobHash,
+    },
+    /// Stop keeping a content or a blob
+    Unpin {
+        /// Content id or blob hash
+        #[arg(value_name = "CONTENT")]
+        content: BlobHash,
+    },
+    /// Free the space of what isn't kept and over the quota
+    Gc,
+    /// Check disk, keys, clock, ports, programs and the index, and say how to mend each
+    Doctor {
+        /// Drop the index and make it anew from the log
+        #[arg(long)]
+        rebuild: bool,
+    },
+    /// Work with the configuration file
+    #[command(subcommand)]
+    Config(Config),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual
+    Man {
+        /// Write a page for each command into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Options of `mhc up`.
+#[derive(Debug, Options)]
+pub(crate) struct Up {
+    /// Address of the gateway; port 0 takes any free one [default: 127.0.0.1:8480]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+    /// Port of libp2p; iroh takes the next one unless set [default: 4480]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) p2p_port: Option<u16>,
+    /// Ticket of a node to connect to; a new home joins its network
+    #[arg(long = "peer", value_name = "TICKET")]
+    pub(crate) peers: Vec<Ticket>,
+    /// Don't look for nodes in the local network
+    #[arg(long)]
+    pub(crate) no_mdns: bool,
+}
+
+/// What can be done with another node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peer {
+    /// Remember a node and connect to it
+    Add {
+        /// What `mhc ticket` prints there
+        ticket: Ticket,
+    },
+}
+
+/// Options of `mhc publish`.
+#[derive(Debug, Options)]
+pub(crate) struct Publish {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// Title [default: the file's name]
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Description
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+    /// Tag; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Look of its page
+    #[arg(long)]
+    pub(crate) realm: Option<Realm>,
+    /// Keep the file where it is instead of copying it; it must not change afterwards
+    #[arg(long)]
+    pub(crate) reference: bool,
+}
+
+/// Look of a content's page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Realm {
+    /// Dark, red.
+    Inferno,
+    /// Grey.
+    Purgatorio,
+    /// Bright, golden.
+    Paradiso,
+}
+
+impl Realm {
+    /// As the API has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Inferno => "inferno",
+            Self::Purgatorio => "purgatorio",
+            Self::Paradiso => "paradiso",
+        }
+    }
+}
+
+/// Options of `mhc get`.
+#[derive(Debug, Options)]
+pub(crate) struct Get {
+    /// Content id or blob hash
+    #[arg(value_name = "CONTENT|HASH")]
+    pub(crate) id: BlobHash,
+    /// File to write, or - for stdout [default: the content's file name, in this folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Only these bytes, first and last, counted from 0
+    #[arg(long, value_name = "A-B")]
+    pub(crate) range: Option<ByteRange>,
+}
+
+/// First and last byte, inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteRange {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl std::str::FromStr for ByteRange {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "expected the first and the last byte, as in 0-1023";
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let (first, last) = text.split_once('-').ok_or(WRONG)?;
+        let (first, last) = (digits(first).ok_or(WRONG)?, digits(last).ok_or(WRONG)?);
+        if first > last { Err("the first byte comes after the last") } else { Ok(Self { first, last }) }
+    }
+}
+
+/// What can be done with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print a file with every setting, its meaning and its default
+    Example,
+    /// Check the file, the environment and name each mistake
+    Check,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_are_understood_or_refused() {
+        let id = "ab".repeat(32);
+        let cases: &[(&str, bool)] = &[
+            ("up --http 127.0.0.1:0 --p2p-port 0 --no-mdns --json", true),
+            ("--home /x --json status", true),
+            ("status --home /x --log json", true),
+            ("ticket --blob ID", true),
+            ("get ID -o - --range 0-0", true),
+            ("publish a.mp4 --tag a --tag b --realm inferno --reference", true),
+            ("config example", true),
+            ("completions bash", true),
+            ("man", true),
+            ("", false),
+            ("fly", false),
+            ("up --http localhost", false),
+            ("up --p2p-port 65536", false),
+            ("up --peer mhc1nonsense", false),
+            ("peer add", false),
+            ("peer add blobaaa", false),
+            ("ticket --blob 12", false),
+            ("show ../etc/passwd", false),
+            ("get IDx", false),
+            ("get ID --range 5", false),
+            ("get ID --range 5-4", false),
+            ("get ID --range -4", false),
+            ("get ID --range 5-", false),
+            ("get ID --range +1-2", false),
+            ("get ID --range 0-18446744073709551616", false),
+            ("publish", false),
+            ("publish a --realm limbo", false),
+            ("--log xml status", false),
+            ("completions cobol", false),
+        ];
+        for (line, good) in cases {
+            let line = line.replace("ID", &id);
+            let parsed = Args::try_parse_from(std::iter::once("mhc").chain(line.split_whitespace()));
+            assert_eq!(parsed.is_ok(), *good, "{line}");
+        }
+    }
+}
