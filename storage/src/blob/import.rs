@@ -284,13 +284,14 @@ fn replacement(inner: &Inner, hash: BlobHash, size_bytes: u64, place: Place) -> 
     blob.row_dirty = false;
     blob.touched = false;
     blob.generation = state.next_generation();
+    blob.instance = blob.generation;
     blob
 }
 
 fn record(inner: &Inner, hash: BlobHash, mut blob: Blob) -> Result<InUse, BlobError> {
     let mut state = inner.table.lock();
     if let Some(old) = state.blobs.get(&hash) {
-        (blob.users, blob.writers) = (old.users, old.writers);
+        (blob.users, blob.writers, blob.instance) = (old.users, old.writers, old.instance);
     }
     state.blobs.insert(hash, blob);
     state.notify(hash);

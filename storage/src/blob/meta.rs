@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{Mutex, PoisonError},
 };
 
 use bao_tree::{ChunkNum, ChunkRanges};
@@ -106,11 +106,20 @@ pub(super) enum Change {
     Verified(BlobHash),
 }
 
-/// The database. Empty after [`Meta::close`].
+/// The database.
 #[derive(Debug)]
 pub(super) struct Meta {
     path: PathBuf,
-    database: RwLock<Option<Database>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Open(Database),
+    /// A commit failed and it couldn't be opened again yet: tried with each commit.
+    Broken,
+    /// For good.
+    Closed,
 }
 
 /// What was in it when it was opened.
@@ -127,34 +136,29 @@ impl Meta {
         }
         let database = builder().open(path).map_err(database_error)?;
         let loaded = load(&database).map_err(meta_error)?;
-        Ok((Self { path: path.to_path_buf(), database: RwLock::new(Some(database)) }, loaded))
+        Ok((Self { path: path.to_path_buf(), slot: Mutex::new(Slot::Open(database)) }, loaded))
     }
 
-    /// Makes the changes durable, all or none. On failure the outcome is unknown.
+    /// Makes the changes durable, all or none. On failure the outcome is unknown; the file is opened anew.
     pub(super) fn commit(&self, changes: &[Change]) -> Result<(), BlobError> {
-        let result = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            write(database.as_ref().ok_or(BlobError::Closed)?, changes)
-        };
-        result.map_err(|error| {
-            tracing::error!(%error, "blob metadata can't be written");
-            self.reopen();
-            meta_error(error)
-        })
-    }
-
-    fn reopen(&self) {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
-        match builder().open(&self.path) {
-            Ok(opened) => *database = Some(opened),
-            Err(error) => tracing::error!(%error, "blob metadata can't be opened again; restart the node"),
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*slot, Slot::Broken) {
+            *slot = Slot::Open(builder().open(&self.path).map_err(database_error)?);
         }
+        let Slot::Open(database) = &*slot else { return Err(BlobError::Closed) };
+        let Err(error) = write(database, changes) else { return Ok(()) };
+        tracing::error!(%error, "blob metadata can't be written");
+        // Closed before it is opened: the file is locked as long as it is open.
+        *slot = Slot::Broken;
+        if let Ok(database) = builder().open(&self.path) {
+            *slot = Slot::Open(database);
+        }
+        Err(meta_error(error))
     }
 
     /// Closes the file, so that it can be opened again while handles to the store still live.
     pub(super) fn close(&self) {
-        drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Slot::Closed;
     }
 }
 

@@ -1,10 +1,7 @@
 //! A blob in transfer: verified pieces are written where they belong, offered at once, and made durable by checkpoints
 //! (every 16 MiB, every 2 s while something is written, when the handle goes, and when the blob is complete).
 
-use std::{
-    os::unix::fs::FileExt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{os::unix::fs::FileExt, sync::Arc};
 
 use bao_tree::{
     ChunkNum, ChunkRanges,
@@ -72,8 +69,6 @@ struct Writer {
     inner: Arc<Inner>,
     held: InUse,
     size_bytes: u64,
-    /// Keeps the files open between writes.
-    files: Mutex<Option<Arc<Files>>>,
 }
 
 impl Writer {
@@ -94,9 +89,9 @@ impl Writer {
             None => create(&inner, hash, size_bytes)?,
         };
         own(&inner, hash)?;
-        inner.table.lock().get(hash)?.writers += 1;
+        held.with_blob(|blob| blob.writers += 1);
         drop(structure);
-        Ok(Self { inner, held, size_bytes, files: Mutex::default() })
+        Ok(Self { inner, held, size_bytes })
     }
 
     fn write(&self, items: &[BaoContentItem]) -> Result<(), BlobError> {
@@ -106,7 +101,7 @@ impl Writer {
             return Ok(());
         }
         let files = self.inner.files(hash)?;
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&files));
+        self.held.keep(&files);
         if !files.writable {
             return Ok(());
         }
@@ -149,9 +144,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(blob) = self.inner.table.lock().blobs.get_mut(&self.held.hash) {
-            blob.writers = blob.writers.saturating_sub(1);
-        }
+        self.held.with_blob(|blob| blob.writers = blob.writers.saturating_sub(1));
         self.inner.signal.dirty(true);
     }
 }
@@ -189,7 +182,7 @@ fn create(inner: &Arc<Inner>, hash: BlobHash, size_bytes: u64) -> Result<InUse, 
     let mut state = inner.table.lock();
     let now_ms = state.now_ms();
     let mut blob = Blob::new(size_bytes, Place::Owned, now_ms);
-    blob.generation = generation;
+    (blob.generation, blob.instance) = (generation, generation);
     state.blobs.insert(hash, blob);
     drop(state);
     inner.table.hold(hash)

@@ -66,7 +66,7 @@ fn windows(
         let (inner, held) = (Arc::clone(&inner), Arc::clone(&held));
         async move {
             let begun = piece.start > first;
-            blocking(move || read_piece(&inner, held.hash, &piece)).await.map_err(|error| source_error(error, begun))
+            blocking(move || read_piece(&inner, &held, &piece)).await.map_err(|error| source_error(error, begun))
         }
     });
     let read = futures::stream::iter(pieces).buffered(READ_AHEAD);
@@ -97,9 +97,9 @@ fn split(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-fn read_piece(inner: &Inner, hash: BlobHash, piece: &Range<u64>) -> Result<Bytes, BlobError> {
+fn read_piece(inner: &Inner, held: &InUse, piece: &Range<u64>) -> Result<Bytes, BlobError> {
     let chunks = ChunkRanges::from(ChunkNum::full_chunks(piece.start)..ChunkNum::chunks(piece.end));
-    let (bytes, begin) = inner.with_files(hash, &chunks, |files| {
+    let (bytes, begin) = inner.with_files(held, &chunks, |files| {
         let groups = super::groups_of(&chunks, files.size_bytes);
         let begin = groups.boundaries().first().map_or(0, ChunkNum::to_bytes);
         let data = Captured { files, bytes: RefCell::new(Vec::with_capacity((piece.end - begin) as usize)) };
@@ -138,7 +138,7 @@ pub(super) async fn encode(
     let mut encoded = futures::stream::iter(windows_of(&wanted))
         .map(|window| {
             let (inner, held, wanted) = (Arc::clone(inner), Arc::clone(&held), Arc::clone(&wanted));
-            blocking(move || encode_window(&inner, held.hash, &wanted, window))
+            blocking(move || encode_window(&inner, &held, &wanted, window))
         })
         .buffered(READ_AHEAD);
     let mut sent_bytes = 0;
@@ -195,13 +195,13 @@ pub(super) fn windows_of(chunks: &ChunkRanges) -> impl Iterator<Item = Range<Chu
 /// has already brought are cut off. Those are the nodes above both, so they are a prefix in pre-order.
 fn encode_window(
     inner: &Inner,
-    hash: BlobHash,
+    held: &InUse,
     wanted: &ChunkRanges,
     window: Range<ChunkNum>,
 ) -> Result<Bytes, BlobError> {
     let earlier = wanted & &ChunkRanges::from(..window.start);
     let chunks = wanted & &ChunkRanges::from(window);
-    inner.with_files(hash, &chunks, |files| {
+    inner.with_files(held, &chunks, |files| {
         let mut encoded = Vec::new();
         encode_ranges_validated(&files.data, files.outboard(), &chunks, &mut encoded)?;
         let known = known_pairs(&table::tree(files.size_bytes), &chunks, &earlier);
@@ -223,12 +223,14 @@ impl Inner {
     /// weren't just replaced, what is damaged is withdrawn.
     fn with_files<T>(
         &self,
-        hash: BlobHash,
+        held: &InUse,
         chunks: &ChunkRanges,
         read: impl Fn(&Files) -> Result<T, EncodeError>,
     ) -> Result<T, BlobError> {
+        let hash = held.hash;
         loop {
             let files = self.files(hash)?;
+            held.keep(&files);
             let error = match read(&files) {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,

@@ -130,10 +130,35 @@ impl Inner {
             // The disk was too full to write the deletion down; now it isn't.
             committed = self.meta.commit(&changes);
         }
+        if committed.is_err() {
+            self.table.lock().unwritten_deletes.extend(removed.iter().map(|(hash, _)| *hash));
+            self.signal.dirty(false);
+        }
         for (hash, _) in &removed {
             self.table.emit(BlobEvent::Removed(*hash));
         }
         committed.map(|()| (removed.len() as u64, freed_bytes))
+    }
+
+    /// Writes down the removals that couldn't be.
+    pub(super) fn write_deletes(&self) -> Result<(), BlobError> {
+        let _structure = self.structure();
+        let changes: Vec<_> = {
+            let mut state = self.table.lock();
+            let hashes = std::mem::take(&mut state.unwritten_deletes);
+            // What came back meanwhile has a row again.
+            hashes.into_iter().filter(|hash| !state.blobs.contains_key(hash)).map(Change::Delete).collect()
+        };
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.meta.commit(&changes).inspect_err(|_| {
+            let hashes = changes.iter().filter_map(|change| match change {
+                Change::Delete(hash) => Some(*hash),
+                _ => None,
+            });
+            self.table.lock().unwritten_deletes.extend(hashes);
+        })
     }
 
     /// Deletes the store's own files of a blob, never a user's.

@@ -256,7 +256,7 @@ impl Inner {
     /// Checkpoints everything, writes every "last used", and closes.
     pub(super) fn shutdown(&self) {
         let hashes: Vec<_> = self.table.lock().blobs.keys().copied().collect();
-        let mut clean = true;
+        let mut clean = self.write_deletes().is_ok();
         for hash in hashes {
             if let Err(error) = self.checkpoint(hash) {
                 tracing::error!(blob = %hash, %error, "a blob can't be made durable");

@@ -56,6 +56,8 @@ pub(super) struct Blob {
     pub(super) row_dirty: bool,
     /// Written since the last checkpoint.
     pub(super) unsynced_bytes: u64,
+    /// Tells this blob from one that was removed and came again.
+    pub(super) instance: u64,
     /// Changes whenever the files are replaced, so that whoever still holds the old ones notices.
     pub(super) generation: u64,
     /// The open files, shared by all who read and write.
@@ -78,6 +80,7 @@ impl Blob {
             touched: true,
             row_dirty: true,
             unsynced_bytes: 0,
+            instance: 0,
             generation: 0,
             files: Weak::new(),
         }
@@ -152,6 +155,8 @@ pub(super) struct State {
     watchers: HashMap<BlobHash, watch::Sender<ChunkRanges>>,
     /// Bytes imports in progress have been promised.
     pub(super) reserved_bytes: u64,
+    /// Removed, but the disk was too full to write that down.
+    pub(super) unwritten_deletes: Vec<BlobHash>,
     pub(super) closed: bool,
     clock_ms: u64,
     generation: u64,
@@ -273,14 +278,31 @@ impl Table {
         blob.users += 1;
         blob.last_used_ms = now_ms;
         blob.touched = true;
-        Ok(InUse { table: Arc::clone(self), hash })
+        Ok(InUse { table: Arc::clone(self), hash, instance: blob.instance, files: Mutex::default() })
     }
 }
 
-/// Keeps a blob from being evicted. Outlives the blob's removal.
+/// Keeps a blob from being evicted, and its files open. Outlives the blob's removal.
 pub(super) struct InUse {
     table: Arc<Table>,
     pub(super) hash: BlobHash,
+    instance: u64,
+    files: Mutex<Option<Arc<Files>>>,
+}
+
+impl InUse {
+    /// Keeps these open from now on.
+    pub(super) fn keep(&self, files: &Arc<Files>) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(files));
+    }
+
+    /// Changes the blob, unless it was removed since.
+    pub(super) fn with_blob(&self, change: impl FnOnce(&mut Blob)) {
+        let mut state = self.table.lock();
+        if let Some(blob) = state.blobs.get_mut(&self.hash).filter(|blob| blob.instance == self.instance) {
+            change(blob);
+        }
+    }
 }
 
 impl std::fmt::Debug for InUse {
@@ -291,9 +313,7 @@ impl std::fmt::Debug for InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some(blob) = self.table.lock().blobs.get_mut(&self.hash) {
-            blob.users = blob.users.saturating_sub(1);
-        }
+        self.with_blob(|blob| blob.users = blob.users.saturating_sub(1));
     }
 }
 

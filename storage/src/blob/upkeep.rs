@@ -109,10 +109,14 @@ fn run(inner: &Inner) {
 
 impl Inner {
     fn checkpoint_all(&self) {
+        if let Err(error) = self.write_deletes() {
+            tracing::error!(%error, "removed blobs can't be written down; trying again");
+            self.signal.dirty(false);
+        }
         for hash in self.which(|blob| blob.row_dirty || blob.ranges != blob.durable) {
             if let Err(error) = self.checkpoint(hash) {
-                // Tried again with the next write, and at shutdown.
-                tracing::error!(blob = %hash, %error, "a blob can't be made durable");
+                tracing::error!(blob = %hash, %error, "a blob can't be made durable; trying again");
+                self.signal.dirty(false);
             }
         }
     }

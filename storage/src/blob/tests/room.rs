@@ -1,0 +1,161 @@
+//! Quota, eviction, full disks.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_recently_used_goes_first() {
+    let fixture = Fixture::quota(4 * MIB);
+    let mut hashes = Vec::new();
+    for seed in 0..4 {
+        hashes.push(import(&fixture.store, &content(MIB, seed)).await.hash);
+    }
+    fixture.store.set_pinned(hashes[1], true).await.unwrap();
+    let reference = fixture.user_file("reference", &content(MIB, 10));
+    let reference = import_file(&fixture.store, &reference, ImportMode::Reference).await.unwrap().hash;
+    // The first is used again; the second is pinned and doesn't count: 3 MiB are used.
+    read(&fixture.store, hashes[0], 0..10).await.unwrap();
+    let playing = fixture.store.read_local(hashes[2], 0..MIB);
+    let mut events = fixture.store.events();
+    import(&fixture.store, &content(2 * MIB, 11)).await;
+    assert_eq!(events.recv().await.unwrap(), BlobEvent::Removed(hashes[3]), "the oldest that isn't in use");
+    assert!(fixture.store.status(hashes[0]).is_some() && fixture.store.status(hashes[2]).is_some());
+    drop(playing);
+    import(&fixture.store, &content(3 * MIB, 12)).await;
+    let left: Vec<_> = hashes.iter().filter(|hash| fixture.store.status(**hash).is_some()).collect();
+    assert_eq!(left, [&hashes[1]], "pinned");
+    assert!(fixture.store.status(reference).is_some());
+    let usage = fixture.store.usage();
+    assert_eq!((usage.quota_used_bytes, usage.pinned_bytes, usage.referenced_bytes), (3 * MIB, MIB, MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_fit_is_refused_and_evicts_nothing() {
+    let fixture = Fixture::quota(2 * MIB);
+    let kept = import(&fixture.store, &content(MIB, 1)).await.hash;
+    let quota = |error: BlobError| matches!(error, BlobError::QuotaExceeded { quota_bytes } if quota_bytes == 2 * MIB);
+    let path = fixture.user_file("large", &content(2 * MIB + 1, 2));
+    assert!(quota(import_file(&fixture.store, &path, ImportMode::Copy).await.unwrap_err()));
+    for size in [2 * MIB + 1, 1 << 40, (1 << 63) - 1] {
+        assert!(quota(fixture.store.partial(BlobHash::of(b"large"), size).await.unwrap_err()), "{size}");
+    }
+    assert!(fixture.store.status(kept).is_some());
+    // A stream tells its size only as it comes.
+    assert!(quota(try_import(&fixture.store, &content(3 * MIB, 3)).await.unwrap_err()));
+    assert_eq!(fs::read_dir(fixture.path().join("tmp")).unwrap().count(), 0);
+    import_file(&fixture.store, &path, ImportMode::Reference).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_transfers_and_fresh_imports_keep_their_room() {
+    let fixture = Fixture::quota(3 * MIB);
+    let imported = import(&fixture.store, &content(MIB, 1)).await;
+    let bytes = content(2 * MIB, 2);
+    let partial = fixture.store.partial(BlobHash::of(&bytes), 2 * MIB).await.unwrap();
+    assert_eq!(fixture.store.usage().quota_used_bytes, 3 * MIB);
+    assert!(try_import(&fixture.store, &content(MIB, 3)).await.is_err(), "all of it is in use");
+    partial.write(items(&bytes, &ChunkRanges::all())).await.unwrap();
+    drop((partial, imported));
+    import(&fixture.store, &content(MIB, 3)).await;
+    assert_eq!(fixture.store.usage().quota_used_bytes, 3 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_gets_below_a_smaller_quota_and_deletes_strays() {
+    let fixture = Fixture::new();
+    for seed in 0..4 {
+        import(&fixture.store, &content(MIB, seed)).await;
+    }
+    fixture.store.shutdown().await;
+    let options = BlobOptions { quota_bytes: Some(2 * MIB), min_free_bytes: 0 };
+    let store = BlobStore::open(&fixture.path(), options).unwrap();
+    fs::write(fixture.path().join("data").join("no-folder"), b"left alone").unwrap();
+    let stray = fixture.file("bao", BlobHash::of(b"stray"));
+    fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    fs::write(&stray, vec![1; 8192]).unwrap();
+    let report = store.gc().await.unwrap();
+    assert_eq!((report.evicted, report.stray_files), (2, 1));
+    assert!(report.freed_bytes >= 2 * MIB + 8192);
+    assert_eq!(store.usage().quota_used_bytes, 2 * MIB);
+    assert_eq!(store.gc().await.unwrap(), super::super::GcReport::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_use_survives_a_restart() {
+    let mut fixture = Fixture::new();
+    let first = import(&fixture.store, &content(MIB, 1)).await.hash;
+    let second = import(&fixture.store, &content(MIB, 2)).await.hash;
+    read(&fixture.store, first, 0..1).await.unwrap();
+    fixture.restart().await;
+    let used = |hash| fixture.store.status(hash).unwrap().last_used_ms;
+    assert!(used(first) > used(second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_floor_of_free_space_is_kept() {
+    let fixture = Fixture::with(BlobOptions { quota_bytes: None, min_free_bytes: u64::MAX / 2 });
+    assert!(matches!(try_import(&fixture.store, b"x").await, Err(BlobError::StorageFull)));
+    assert!(matches!(fixture.store.partial(BlobHash::of(b"x"), 1).await, Err(BlobError::StorageFull)));
+}
+
+/// A file system of its own, unmounted when dropped.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path()).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_and_recovers() {
+    let Some(disk) = SmallDisk::mount("26m") else {
+        eprintln!("SKIPPED: a_full_disk_refuses_and_recovers needs the right to mount a tmpfs");
+        return;
+    };
+    let store = BlobStore::open(&disk.0.path().join("blobs"), BlobOptions::default()).unwrap();
+    let kept = content(4 * MIB, 1);
+    let imported = import(&store, &kept).await;
+    // A stream's size is only known when the disk is full.
+    let error = try_import(&store, &content(32 * MIB, 2)).await.unwrap_err();
+    assert!(matches!(error, BlobError::StorageFull), "{error}");
+    let unwanted = import(&store, &content(MIB, 9)).await.hash;
+    let bytes = content(8 * MIB, 3);
+    let hash = BlobHash::of(&bytes);
+    let partial = store.partial(hash, 8 * MIB).await.unwrap();
+    partial.write(items(&bytes, &chunks(0..1024))).await.unwrap();
+    // Somebody else fills the disk in the middle of the transfer.
+    let filler = disk.0.path().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 65536]).is_ok() {}
+    let error = partial.write(items(&bytes, &chunks(1024..8192))).await.unwrap_err();
+    assert!(matches!(error, BlobError::StorageFull), "{error}");
+    assert!(matches!(try_import(&store, &content(MIB, 4)).await, Err(BlobError::StorageFull)));
+    assert_eq!(read(&store, imported.hash, 0..4 * MIB).await, Ok(kept.clone()), "reading works on a full disk");
+    // Metadata may or may not fit; whatever it does now, it works again when there is room.
+    let mut refused = 0;
+    for seed in 0..64 {
+        refused += u32::from(store.set_pinned(imported.hash, seed % 2 == 0).await.is_err());
+    }
+    eprintln!("{refused} of 64 metadata commits refused on a full disk");
+    store.remove(unwanted).await.unwrap();
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    store.set_pinned(imported.hash, false).await.unwrap();
+    let missing = partial.missing(&ChunkRanges::all());
+    partial.write(items(&bytes, &missing)).await.unwrap();
+    assert!(store.status(hash).unwrap().complete);
+    drop((partial, imported));
+    // What can be evicted makes room.
+    import(&store, &content(16 * MIB, 5)).await;
+    assert!(store.status(BlobHash::of(&kept)).is_none());
+    store.shutdown().await;
+}
