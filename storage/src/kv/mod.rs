@@ -19,13 +19,15 @@
 
 #[cfg(feature = "engine-fjall")]
 pub mod fjall;
+#[cfg(any(feature = "engine-fjall", feature = "engine-sled"))]
+mod flat;
 pub mod memory;
 mod overlay;
 pub mod redb;
 #[cfg(feature = "engine-sled")]
 pub mod sled;
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, io, sync::Arc};
 
 /// What a commit promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,4 +185,14 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The one writing transaction; waits for another one to end.
     fn write(&self) -> Result<Box<dyn WriteTx + '_>, KvError>;
+}
+
+impl<E: Engine + ?Sized> Engine for Arc<E> {
+    fn read(&self) -> Result<Snapshot, KvError> {
+        E::read(self)
+    }
+
+    fn write(&self) -> Result<Box<dyn WriteTx + '_>, KvError> {
+        E::write(self)
+    }
 }

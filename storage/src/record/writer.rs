@@ -7,7 +7,11 @@
 //! again, and nothing is acknowledged until a commit succeeds; what callers then repeat is found to be a
 //! duplicate, or not.
 
-use std::{sync::Arc, thread};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+};
 
 use mhc_protocol::{
     NetworkId, RecordId, SecretKey, Timestamp,
@@ -212,7 +216,10 @@ impl Core {
         let mut commands = commands.into_iter();
         let mut batch = Batch::default();
         let finished = self.make_ready().and_then(|()| {
-            self.transact(&mut commands, &mut batch).map_err(|error| {
+            // An engine may panic over a damaged page, as redb does in debug builds. Nothing of the transaction
+            // outlives it: the engine is opened again and what waits in memory is forgotten.
+            let done = catch_unwind(AssertUnwindSafe(|| self.transact(&mut commands, &mut batch)));
+            done.unwrap_or_else(|_| Err(KvError::Corrupt("a transaction panicked".into()))).map_err(|error| {
                 self.recover(&error);
                 RecordsError::from(error)
             })
