@@ -166,7 +166,11 @@ mod tests {
     use super::*;
 
     fn verdict(bound: &str, public: Option<&str>, method: &str, from: Provenance<'_>) -> Result<(), Refusal> {
-        decide(&GuardPolicy::new(bound.parse().unwrap(), &public.map(str::to_owned).into_iter().collect::<Vec<_>>()), &method.parse().unwrap(), &from)
+        decide(
+            &GuardPolicy::new(bound.parse().unwrap(), &public.map(str::to_owned).into_iter().collect::<Vec<_>>()),
+            &method.parse().unwrap(),
+            &from,
+        )
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub mod range;
 pub mod server;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod upload;
 
 pub use auth::{Operator, OperatorToken, SetupCodes};

@@ -5,10 +5,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     ops::Range,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axum::{
@@ -18,6 +15,7 @@ use axum::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use mhc_protocol::BlobHash;
 use mhc_storage::source::{RangeSource, SourceError};
+use tokio::sync::watch;
 
 /// The address test gateways pretend to be bound to.
 pub const BOUND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8480);
@@ -62,13 +60,13 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub struct MemorySource {
     blobs: Arc<Mutex<HashMap<BlobHash, Entry>>>,
-    open_reads: Arc<AtomicUsize>,
+    open_reads: watch::Sender<usize>,
     piece_bytes: usize,
 }
 
 impl Default for MemorySource {
     fn default() -> Self {
-        Self { blobs: Arc::default(), open_reads: Arc::default(), piece_bytes: 1000 }
+        Self { blobs: Arc::default(), open_reads: watch::Sender::new(0), piece_bytes: 1000 }
     }
 }
 
@@ -83,9 +81,9 @@ impl MemorySource {
         self.insert(bytes.into(), Some(fault))
     }
 
-    /// Streams that were begun and not dropped yet.
-    pub fn open_reads(&self) -> usize {
-        self.open_reads.load(Ordering::SeqCst)
+    /// Streams that were begun and not dropped yet, as their number changes.
+    pub fn open_reads(&self) -> watch::Receiver<usize> {
+        self.open_reads.subscribe()
     }
 
     fn insert(&self, bytes: Bytes, fault: Option<Fault>) -> BlobHash {
@@ -120,7 +118,7 @@ impl RangeSource for MemorySource {
     }
 
     fn read(&self, hash: BlobHash, range: Range<u64>) -> BoxStream<'static, Result<Bytes, SourceError>> {
-        let open = OpenRead::new(Arc::clone(&self.open_reads));
+        let open = OpenRead::new(self.open_reads.clone());
         let pieces = match self.entry(hash) {
             None => stream::iter([Err(SourceError::NoSource)]).boxed(),
             Some(entry) if range.end > entry.bytes.len() as u64 || range.start > range.end => {
@@ -136,17 +134,17 @@ impl RangeSource for MemorySource {
     }
 }
 
-struct OpenRead(Arc<AtomicUsize>);
+struct OpenRead(watch::Sender<usize>);
 
 impl OpenRead {
-    fn new(count: Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
+    fn new(count: watch::Sender<usize>) -> Self {
+        count.send_modify(|open| *open += 1);
         Self(count)
     }
 }
 
 impl Drop for OpenRead {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.send_modify(|open| *open -= 1);
     }
 }

@@ -189,22 +189,27 @@ fn body_stream(body: Body, stall: Duration) -> impl Stream<Item = Result<Bytes, 
     })
 }
 
-/// The body for `multer`, which buffers whatever is ready and lets part headers grow: one piece a poll, and an
-/// error when `overhead` (reset by the reader at each sign of progress) runs over.
+/// The body for `multer`, with an error when `overhead` (reset by the reader at each sign of progress) runs over.
+///
+/// `multer` buffers whatever is ready, polls twice in a row, and gives up when the end of the stream shows up in the
+/// second of these together with the first data. So after each piece the stream isn't ready for two polls.
 fn paced(
     body: Body,
     stall: Duration,
     overhead: Arc<AtomicUsize>,
 ) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
-    body_stream(body, stall).then(move |piece| {
-        let overhead = Arc::clone(&overhead);
-        async move {
+    let judge = move |piece: Bytes| {
+        // One piece may itself be large; it is what came before, without progress, that counts.
+        let before = overhead.fetch_add(piece.len(), Ordering::Relaxed);
+        if before > MAX_OVERHEAD_BYTES { Err(BodyError::Overhead) } else { Ok(piece) }
+    };
+    let pieces = Box::pin(body_stream(body, stall).map(move |piece| piece.and_then(&judge)));
+    stream::unfold((pieces, false), |(mut pieces, begun)| async move {
+        if begun {
             tokio::task::yield_now().await;
-            let piece = piece?;
-            let run = overhead.fetch_add(piece.len(), Ordering::Relaxed) + piece.len();
-            // One piece may itself be large; it is what came before without progress that counts.
-            if run - piece.len() > MAX_OVERHEAD_BYTES { Err(BodyError::Overhead) } else { Ok(piece) }
+            tokio::task::yield_now().await;
         }
+        pieces.next().await.map(|piece| (piece, (pieces, true)))
     })
 }
 
