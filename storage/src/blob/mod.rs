@@ -3,18 +3,18 @@
 //! Built directly on `bao-tree`; docs/decisions/0002-blob-store.md says why. What holds, whatever happens:
 //!
 //! - **Nothing unverified comes out.** Each window that is read or encoded is validated against the hash in the very
-//!   buffer it is served from ([`read`]). What doesn't validate is withdrawn, announced as [`BlobEvent::Damaged`], and
+//!   buffer it is served from (`read`). What doesn't validate is withdrawn, announced as [`BlobEvent::Damaged`], and
 //!   can be fetched again.
 //! - **What is reported complete is durable.** Bytes and tree are fsynced before the row that says so is committed;
-//!   partial blobs are checkpointed the same way ([`partial`]).
+//!   partial blobs are checkpointed the same way (`partial`).
 //! - **A size is only a claim** until bytes prove it: nothing is preallocated.
 //! - **A user's file is never written or deleted.** A reference that changed or vanished is noticed before each read.
 //! - **Room is made before it is taken**: quota and free space are checked, least recently used blobs evicted
-//!   ([`room`]); never pinned or referenced ones or ones in use.
+//!   (`room`); never pinned or referenced ones or ones in use.
 //!
-//! Where things are: [`table`] what is known of each blob, in memory; [`meta`] its rows on disk; [`files`] the folder;
-//! [`store`] what ties them together and the order of locks; [`import`], [`partial`], [`read`] the ways in and out;
-//! [`room`] quota, eviction, gc; [`verify`] finding damage; [`upkeep`] the two threads.
+//! Where things are: `table` what is known of each blob, in memory; `meta` its rows on disk; `files` the folder;
+//! `store` what ties them together and the order of locks; `import`, `partial`, `read` the ways in and out;
+//! `room` quota, eviction, gc; `verify` finding damage; `upkeep` the two threads.
 
 mod error;
 mod files;
