@@ -78,7 +78,8 @@ const EVENTS: usize = 1024;
 /// Records read at a time from a log.
 const CHUNK_RECORDS: usize = 64;
 
-/// The record store. Clones share it; it closes when the last one is dropped.
+/// The record store. Clones share it; it closes when the last one is dropped, which waits for the commit that is
+/// under way.
 #[derive(Clone)]
 pub struct Records(Arc<Inner>);
 
@@ -225,16 +226,21 @@ impl Records {
 
     /// Published records that wait to be sent, oldest first, each with its number in the outbox.
     pub fn outbox(&self, limit: usize) -> Result<Vec<(u64, VerifiedRecord)>, RecordsError> {
-        let rows = self.0.shared.slot.read()?.scan(OUTBOX, KeyRange::all(), limit)?;
-        let mut waiting = Vec::with_capacity(rows.len());
-        for (key, value) in rows {
-            let (Some(number), Ok(id)) = (number(&key), value.try_into()) else { continue };
-            match self.get(RecordId::from_bytes(id)) {
-                Ok(Some(record)) => waiting.push((number, record)),
-                // Lost against another record of this log, or damaged: nothing to send for now.
-                Ok(None) | Err(RecordsError::Damaged(_)) => {}
-                Err(error) => return Err(error),
+        let snapshot = self.0.shared.slot.read()?;
+        let mut waiting = Vec::new();
+        let mut from = Vec::new();
+        while waiting.len() < limit {
+            let range = KeyRange::all().starting_at(&from);
+            let Some((key, value)) = snapshot.scan(OUTBOX, range, 1)?.into_iter().next() else { break };
+            if let (Some(number), Ok(id)) = (number(&key), value.try_into()) {
+                match self.get(RecordId::from_bytes(id)) {
+                    Ok(Some(record)) => waiting.push((number, record)),
+                    // Lost against another record of this log, or damaged: nothing to send for now.
+                    Ok(None) | Err(RecordsError::Damaged(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
+            from = [key.as_slice(), &[0]].concat();
         }
         Ok(waiting)
     }

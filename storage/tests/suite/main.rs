@@ -1,6 +1,8 @@
 //! What the store promises, run against every engine that is compiled in: `--features engine-fjall,engine-sled`
 //! adds those. `MHC_SOAK=1` makes the kill-9 rounds 100 instead of a few.
 
+#![allow(clippy::unwrap_used, reason = "clippy takes a test's helpers for something else than tests")]
+
 mod child;
 mod conformance;
 mod damage;

@@ -77,6 +77,9 @@ async fn concurrent_publishers_get_one_chain() {
     assert!(store.check_index().unwrap());
 }
 
+/// From, most records, most bytes, and which come.
+type Case = ((u64, u64), usize, usize, std::ops::Range<usize>);
+
 #[tokio::test]
 async fn a_log_is_read_in_pieces() {
     let (store, _dir) = testing::open(vec![]).unwrap();
@@ -86,7 +89,7 @@ async fn a_log_is_read_in_pieces() {
     store.append(records.clone()).await.unwrap();
     let size_bytes = records[20].to_bytes().len();
     let id = author.key().author();
-    let cases: &[((u64, u64), usize, usize, std::ops::Range<usize>)] = &[
+    let cases: &[Case] = &[
         ((0, 0), usize::MAX, usize::MAX, 0..151),
         ((0, 0), 0, usize::MAX, 0..0),
         ((0, 10), 5, usize::MAX, 10..15),
