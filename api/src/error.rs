@@ -109,7 +109,11 @@ pub struct Problem {
 
 /// An error on its way to the caller. Use it as the `Err` of every handler.
 #[derive(Debug)]
-pub struct ApiError {
+pub struct ApiError(Box<Inner>);
+
+/// Boxed, because it is the `Err` of nearly every function here.
+#[derive(Debug)]
+struct Inner {
     code: Code,
     message: String,
     cause: Option<Box<dyn Error + Send + Sync>>,
@@ -128,7 +132,7 @@ macro_rules! constructors {
 impl ApiError {
     /// An error with a message the caller may read.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None, headers: HeaderMap::new() }
+        Self(Box::new(Inner { code, message: message.into(), cause: None, headers: HeaderMap::new() }))
     }
 
     constructors! {
@@ -155,39 +159,39 @@ impl ApiError {
 
     /// Adds the cause, for the log only.
     pub fn with_cause(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.cause = Some(cause.into());
+        self.0.cause = Some(cause.into());
         self
     }
 
     /// Adds a header to the answer.
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.0.headers.insert(name, value);
         self
     }
 
     /// Its code.
     pub fn code(&self) -> Code {
-        self.code
+        self.0.code
     }
 
     /// What the caller reads.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// What only the log reads.
     pub fn cause(&self) -> Option<&(dyn Error + Send + Sync)> {
-        self.cause.as_deref()
+        self.0.cause.as_deref()
     }
 
     /// As JSON, with the id of the request it answers.
     pub fn problem(&self, request_id: Option<&str>) -> Problem {
         Problem {
-            r#type: format!("urn:mhc:problem:{}", self.code.as_str()),
-            title: self.code.title().to_owned(),
-            status: self.code.status().as_u16(),
-            detail: self.message.clone(),
-            code: self.code.as_str().to_owned(),
+            r#type: format!("urn:mhc:problem:{}", self.0.code.as_str()),
+            title: self.0.code.title().to_owned(),
+            status: self.0.code.status().as_u16(),
+            detail: self.0.message.clone(),
+            code: self.0.code.as_str().to_owned(),
             instance: request_id.map(|id| format!("urn:mhc:request:{id}")),
         }
     }
@@ -195,13 +199,13 @@ impl ApiError {
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code.as_str(), self.message)
+        write!(f, "{}: {}", self.0.code.as_str(), self.0.message)
     }
 }
 
 impl Error for ApiError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.cause.as_deref().map(|cause| cause as &(dyn Error + 'static))
+        self.0.cause.as_deref().map(|cause| cause as &(dyn Error + 'static))
     }
 }
 
@@ -211,8 +215,8 @@ pub(crate) struct Failure(pub(crate) std::sync::Arc<ApiError>);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = problem_response(self.code, &self.problem(None));
-        response.headers_mut().extend(self.headers.clone());
+        let mut response = problem_response(self.0.code, &self.problem(None));
+        response.headers_mut().extend(self.0.headers.clone());
         response.extensions_mut().insert(Failure(std::sync::Arc::new(self)));
         response
     }
