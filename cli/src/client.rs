@@ -62,11 +62,15 @@ impl Client {
                 format!("{} is missing; stop and start the node to make a new one", dir.join("api.token").display());
             return Err(Failure::new(Exit::Refused, message));
         };
+        Self::new(running.http, token)
+    }
+
+    /// A client of the gateway at `addr`.
+    pub(crate) fn new(addr: SocketAddr, token: String) -> Result<Self, Failure> {
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
-        let http = http.no_proxy().redirect(reqwest::redirect::Policy::none());
-        let http =
-            http.build().map_err(|error| Failure::failed(format!("can't make an HTTP client: {}", causes(&error))))?;
-        Ok(Self { http, base: base_url(running.http), token })
+        let http = http.no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        let http = http.map_err(|error| Failure::failed(format!("can't make an HTTP client: {}", causes(&error))))?;
+        Ok(Self { http, base: base_url(addr), token })
     }
 
     /// The gateway's address with `path`.
