@@ -357,3 +357,23 @@ fn a_first_start_on_a_full_disk_says_so_and_leaves_nothing_behind() {
     disk.resize(32_768 * KIB);
     assert_eq!(open().unwrap().count().unwrap(), 0);
 }
+
+#[tokio::test]
+async fn the_reserve_is_given_up_when_opening_takes_space_and_made_again_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let reserve = dir.path().join("reserve");
+    // As on a disk that is full but for the reserve.
+    let engine: EngineOpener = Arc::new(|dir| match dir.join("reserve").exists() {
+        true => Err(KvError::Full),
+        false => Ok(Box::new(Redb::open(&dir.join("records.redb"), &RedbOptions::default())?)),
+    });
+    let options = RecordsOptions { engine, min_free_bytes: 0, reserve_bytes: 100_000 };
+    let open = || Records::open(dir.path(), options.clone(), vec![]).unwrap();
+    publish(&open(), vec![1]).await.unwrap();
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 100_000);
+    let store = open();
+    assert!(!reserve.exists());
+    assert_eq!(store.count().unwrap(), 1);
+    publish(&store, vec![2]).await.unwrap();
+    assert!(reserve.exists());
+}
