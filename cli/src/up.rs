@@ -1,9 +1,8 @@
 //! `mhc up`: a node in this process, until it is told to stop.
 
-use std::{future::Future, io, path::Path, time::Duration};
+use std::{future::Future, io, path::Path, pin::pin, task::Poll, time::Duration};
 
 use mhc_node::{Node, NodeOptions, ReadyInfo, home::Home};
-use mhc_protocol::ticket::Ticket;
 use serde_json::json;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -26,23 +25,24 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a node on the home `dir`.
 pub(crate) async fn run(output: Output, dir: &Path, options: Up) -> Result<(), Failure> {
-    let (config, mut peers) = load_settings(dir, flags(&options))?;
-    // Tickets of the command line go first: a new home joins the network of the first.
-    peers.splice(0..0, options.peers);
-    let join = peers.first().map(|ticket: &Ticket| ticket.network);
+    let (config, settled) = load_settings(dir, flags(&options))?;
+    let join = options.peers.iter().chain(&settled).next().map(|ticket| ticket.network);
     // From here on a signal stops cleanly, also while the node starts.
     let mut signals = Signals::new().map_err(|error| Failure::failed(format!("can't wait for signals: {error}")))?;
     let home = Home::open(dir, join)?;
-    let starting = Node::start(NodeOptions { home, config, peers });
+    let starting = Node::start(NodeOptions { home, config, peers: options.peers });
     let node = tokio::select! {
         node = starting => node.map_err(|error| Failure::new(Exit::from_code(error.exit_code()), error.to_string()))?,
         () = signals.next() => return Ok(()),
     };
-    announce(output, node.ready())?;
-    let stop = CancellationToken::new();
-    let running = node.run_until(stop.clone().cancelled_owned());
-    until_stopped(async { running.await.map_err(|error| Failure::failed(error.to_string())) }, &mut signals, &stop)
-        .await
+    let (ready, stop) = (node.ready(), CancellationToken::new());
+    let mut running = pin!(node.run_until(stop.clone().cancelled_owned()));
+    // Its first step tells the other commands where the node is; who reads "ready" may start one at once.
+    if let Poll::Ready(ended) = futures::poll!(&mut running) {
+        return Ok(ended?);
+    }
+    announce(output, ready)?;
+    until_stopped(async { Ok(running.await?) }, &mut signals, &stop).await
 }
 
 /// The settings that flags stand for.

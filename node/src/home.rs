@@ -31,7 +31,7 @@ const RUN_FILE: &str = "run.json";
 #[derive(Debug)]
 pub struct Home {
     dir: PathBuf,
-    _lock: lock::Lock,
+    lock: lock::Lock,
     node_key: SecretKey,
     network: Network,
     token: String,
@@ -70,12 +70,11 @@ pub fn resolve(flag: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>)
 /// The node that serves on the home `dir`, `None` when there is none. Asks the lock, so that what a killed
 /// process left behind isn't believed.
 pub fn running(dir: &Path) -> Result<Option<Running>, HomeError> {
-    if !lock::is_held(dir)? {
-        return Ok(None);
-    }
-    let path = dir.join(RUN_FILE);
-    let Some(text) = file::read_if_there(&path)? else { return Ok(None) };
-    Ok(serde_json::from_str(&text).ok())
+    let Some(holder) = lock::held_by(dir)? else { return Ok(None) };
+    let announced = file::read_if_there(&dir.join(RUN_FILE))?;
+    let announced = announced.and_then(|text| serde_json::from_str(&text).ok());
+    let noted = || holder.and_then(|(pid, http)| Some(Running { pid, http: http? }));
+    Ok(announced.or_else(noted))
 }
 
 /// The operator's token of the home `dir`, `None` when it has none yet.
@@ -112,7 +111,7 @@ impl Home {
         let network = Network::open(dir, join)?;
         let token = file::hex(&file::secret_or_new(&dir.join(API_TOKEN))?);
         file::remove(&dir.join(RUN_FILE))?;
-        Ok(Self { dir: dir.to_owned(), _lock: lock, node_key, network, token, first_start })
+        Ok(Self { dir: dir.to_owned(), lock, node_key, network, token, first_start })
     }
 
     /// The folder.
@@ -151,11 +150,13 @@ impl Home {
         self.first_start
     }
 
-    /// Tells other programs of the operator that the node serves at `http`.
+    /// Tells other programs of the operator that the node serves at `http`. On a full disk the note in the lock
+    /// file, which needs no room, is enough for [`running`].
     pub fn announce(&self, http: SocketAddr) -> Result<(), HomeError> {
+        let noted = self.lock.note(http);
         let running = Running { pid: std::process::id(), http };
         let text = serde_json::to_string(&running).unwrap_or_default();
-        file::write(&self.dir.join(RUN_FILE), text.as_bytes())
+        file::write(&self.dir.join(RUN_FILE), text.as_bytes()).or_else(|error| noted.map_err(|_| error))
     }
 
     /// Takes the announcement back: part of a clean stop.

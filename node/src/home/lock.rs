@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
+    net::SocketAddr,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
@@ -12,15 +13,23 @@ use std::{
 use super::HomeError;
 
 const LOCK_FILE: &str = "lock";
-/// How often a taken lock is tried again. A lock is also held for an instant by [`is_held`], and its holder
+/// How often a taken lock is tried again. A lock is also held for an instant by [`held_by`], and its holder
 /// writes its pid an instant after it took it.
 const TRIES: u32 = 25;
-const HOLDER_BYTES: usize = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+/// Length of what the file holds: pid and address, and blanks.
+const HOLDER_BYTES: usize = 80;
 
-/// The lock on a home, held until dropped. The file holds its holder's pid.
+/// The lock on a home, held until dropped. The file says who holds it.
 #[derive(Debug)]
 pub(super) struct Lock(File);
+
+impl Lock {
+    /// Notes where the holder's gateway listens.
+    pub(super) fn note(&self, http: SocketAddr) -> io::Result<()> {
+        write_holder(&self.0, &format!("{} {http}", std::process::id()))
+    }
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -39,7 +48,7 @@ pub(super) fn take(dir: &Path) -> Result<Lock, HomeError> {
             let _ = write_holder(&file, &std::process::id().to_string());
             return Ok(Lock(file));
         }
-        if let Some(pid) = holder(&file) {
+        if let Some((pid, _)) = holder(&file) {
             return Err(HomeError::AlreadyRunning { pid });
         }
         thread::sleep(BETWEEN_TRIES);
@@ -47,17 +56,20 @@ pub(super) fn take(dir: &Path) -> Result<Lock, HomeError> {
     Err(HomeError::Locked)
 }
 
-/// Whether some process holds the lock of the home `dir`.
-pub(super) fn is_held(dir: &Path) -> Result<bool, HomeError> {
+/// What is known of the process that holds a lock: its pid and, once it serves, its gateway's address.
+pub(super) type Holder = Option<(u32, Option<SocketAddr>)>;
+
+/// Who holds the lock of the home `dir`; the outer `None` when nobody does.
+pub(super) fn held_by(dir: &Path) -> Result<Option<Holder>, HomeError> {
     let path = dir.join(LOCK_FILE);
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(HomeError::Io { action: "open", path, source }),
     };
     match file.try_lock_shared() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(holder(&file))),
         Err(TryLockError::Error(source)) => Err(HomeError::Io { action: "lock", path, source }),
     }
 }
@@ -77,18 +89,18 @@ fn try_lock(file: &File, path: &Path) -> Result<bool, HomeError> {
 }
 
 /// Overwrites in place: once made, the file needs no more room on the disk.
-fn write_holder(file: &File, pid: &str) -> io::Result<()> {
-    file.write_all_at(format!("{pid:<HOLDER_BYTES$}").as_bytes(), 0)
+fn write_holder(file: &File, holder: &str) -> io::Result<()> {
+    file.write_all_at(format!("{holder:<HOLDER_BYTES$}").as_bytes(), 0)
 }
 
-/// The pid in the file, when such a process lives.
-fn holder(file: &File) -> Option<u32> {
+/// What the file says, when such a process lives.
+fn holder(file: &File) -> Holder {
     let mut bytes = [0; HOLDER_BYTES];
     let read = file.read_at(&mut bytes, 0).ok()?;
-    let text = std::str::from_utf8(&bytes[..read]).ok()?;
-    let pid: u32 = text.trim().parse().ok()?;
+    let mut words = std::str::from_utf8(&bytes[..read]).ok()?.split_whitespace();
+    let pid: u32 = words.next()?.parse().ok()?;
     let process = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
     // A process of somebody else answers "not permitted", and lives.
     let gone = rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH);
-    (!gone).then_some(pid)
+    (!gone).then(|| (pid, words.next().and_then(|http| http.parse().ok())))
 }

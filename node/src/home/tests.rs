@@ -185,6 +185,22 @@ fn what_a_killed_process_left_behind_is_not_believed() {
 }
 
 #[test]
+fn a_node_is_found_without_room_for_its_run_file() {
+    let dir = temporary();
+    let home = Home::open(dir.path(), None).unwrap();
+    // As good as a full disk: the file can't be made.
+    fs::create_dir(dir.path().join("run.json.new")).unwrap();
+    for http in ["127.0.0.1:1", "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"] {
+        home.announce(http.parse().unwrap()).unwrap();
+        let expected = Running { pid: std::process::id(), http: http.parse().unwrap() };
+        assert_eq!(running(dir.path()).unwrap(), Some(expected));
+    }
+    home.retract().unwrap();
+    drop(home);
+    assert_eq!(running(dir.path()).unwrap(), None);
+}
+
+#[test]
 fn the_setup_code_is_good_once() {
     let dir = temporary();
     let home = Home::open(dir.path(), None).unwrap();
