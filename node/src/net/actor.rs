@@ -59,6 +59,8 @@ pub(super) enum Command {
     Providers(BlobHash, oneshot::Sender<Vec<NodeId>>),
     /// Keep this peer out.
     Block(NodeId),
+    /// Say goodbye to everybody; answered when all connections are closed.
+    Leave(oneshot::Sender<()>),
 }
 
 /// A topic of our network.
@@ -113,6 +115,7 @@ pub(super) struct Actor {
     topics: Topics,
     queries: HashMap<kad::QueryId, Query>,
     haves_rate: Throttle<NodeId>,
+    left: Option<oneshot::Sender<()>>,
 }
 
 struct Query {
@@ -124,7 +127,7 @@ impl Actor {
     pub(super) fn new(shared: Arc<Shared>, swarm: Swarm<Behaviour>, channels: Channels) -> Self {
         let topics = Topics::of(shared.network);
         let haves_rate = Throttle::new(HAVES_RATE, MAX_ANNOUNCERS);
-        let actor = Self { shared, swarm, channels, topics, queries: HashMap::new(), haves_rate };
+        let actor = Self { shared, swarm, channels, topics, queries: HashMap::new(), haves_rate, left: None };
         actor.update_addrs();
         actor
     }
@@ -160,7 +163,9 @@ impl Actor {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
         banned.into_iter().for_each(|node| self.block(node));
-        due.into_iter().for_each(|node| self.dial(node));
+        if self.left.is_none() {
+            due.into_iter().for_each(|node| self.dial(node));
+        }
         for (node, score) in scores {
             if let Some(peer) = ids::peer_of(node) {
                 self.swarm.behaviour_mut().gossip.set_application_score(&peer, f64::from(score));
@@ -184,6 +189,24 @@ impl Actor {
             }
             Command::Providers(..) => {}
             Command::Block(node) => self.block(node),
+            Command::Leave(left) => self.leave(left),
+        }
+    }
+
+    fn leave(&mut self, left: oneshot::Sender<()>) {
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        self.left = Some(left);
+        self.tell_left();
+    }
+
+    fn tell_left(&mut self) {
+        if self.swarm.connected_peers().next().is_none()
+            && let Some(left) = self.left.take()
+        {
+            let _ = left.send(());
         }
     }
 
@@ -238,6 +261,7 @@ impl Actor {
                 if let Some(node) = ids::node_of(&peer_id) {
                     self.shared.book().p2p_closed(node, connection_id, ids::now());
                 }
+                self.tell_left();
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                 self.shared.metrics.dial_failures.get_or_create(&Stacks { stack: "libp2p" }).inc();

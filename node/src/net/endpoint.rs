@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use iroh::{
@@ -36,6 +36,8 @@ const MAX_INCOMING: usize = 256;
 const RETRY_ABOVE: usize = MAX_INCOMING / 4;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// After a failure, callers are told so for as long without another attempt.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the endpoint: no relay, no look-up at anybody's servers, no port mapping.
@@ -102,7 +104,25 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming) {
     }
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Connection>>>;
+type Slot = Arc<tokio::sync::Mutex<Pooled>>;
+
+/// What the pool knows of one peer and protocol.
+#[derive(Debug, Default)]
+struct Pooled {
+    conn: Option<Connection>,
+    failed: Option<(Instant, ConnectError)>,
+}
+
+impl Pooled {
+    fn open(&self) -> Option<Connection> {
+        self.conn.clone().filter(|conn| conn.close_reason().is_none())
+    }
+
+    /// The failure of an attempt so recent that another one would fail too.
+    fn just_failed(&self) -> Option<ConnectError> {
+        self.failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY_PAUSE).map(|(_, error)| error.clone())
+    }
+}
 
 /// Connections we opened, one for each peer and protocol.
 #[derive(Debug, Default)]
@@ -113,10 +133,10 @@ pub(super) struct Pool {
 impl Pool {
     fn slot(&self, node: NodeId, alpn: &'static [u8]) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        // A slot nobody waits for and whose connection is gone is of no use.
+        // A slot nobody waits for and that holds nothing is of no use.
         slots.retain(|_, slot| {
-            Arc::strong_count(slot) > 1
-                || slot.try_lock().is_ok_and(|conn| conn.as_ref().is_some_and(|conn| conn.close_reason().is_none()))
+            let holds = |slot: &Pooled| slot.open().is_some() || slot.just_failed().is_some();
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| holds(&slot))
         });
         Arc::clone(slots.entry((node, alpn)).or_default())
     }
@@ -127,22 +147,29 @@ impl Pool {
     }
 }
 
-/// A connection to `node`, pooled. Concurrent callers for one peer share one attempt.
+/// A connection to `node`, pooled. Concurrent callers for one peer share one attempt, and its failure.
 pub(super) async fn connect(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
     may_connect(shared, node)?;
     let slot = shared.pool.slot(node, alpn);
     let mut slot = slot.lock().await;
-    if let Some(conn) = slot.as_ref().filter(|conn| conn.close_reason().is_none()) {
-        return Ok(conn.clone());
+    if let Some(conn) = slot.open() {
+        return Ok(conn);
     }
-    let conn = dial(shared, node, alpn).await.inspect_err(|_| {
-        shared.metrics.dial_failures.get_or_create(&Stacks { stack: "iroh" }).inc();
-    })?;
-    if !shared.admit(&conn) {
-        return Err(ConnectError::Refused("cut off, or too many connections".into()));
+    if let Some(error) = slot.just_failed() {
+        return Err(error);
     }
-    *slot = Some(conn.clone());
-    Ok(conn)
+    match dial(shared, node, alpn).await {
+        Ok(conn) if shared.admit(&conn) => {
+            *slot = Pooled { conn: Some(conn.clone()), failed: None };
+            Ok(conn)
+        }
+        Ok(_) => Err(ConnectError::Refused("cut off, or too many connections".into())),
+        Err(error) => {
+            shared.metrics.dial_failures.get_or_create(&Stacks { stack: "iroh" }).inc();
+            *slot = Pooled { conn: None, failed: Some((Instant::now(), error.clone())) };
+            Err(error)
+        }
+    }
 }
 
 fn may_connect(shared: &Shared, node: NodeId) -> Result<(), ConnectError> {

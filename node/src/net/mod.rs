@@ -75,8 +75,10 @@ const DHT_WAIT: Duration = Duration::from_secs(3);
 const DHT_WAIT_WITH_PEERS: Duration = Duration::from_secs(1);
 /// Most providers named for one blob.
 const MAX_CANDIDATES: usize = 32;
-/// Shutdown in phases: answers under way may end, tasks are dropped, sockets close. Together under 5 s.
+/// Shutdown in phases: answers under way may end, peers are told, tasks are dropped, sockets close. Together
+/// under 5 s.
 const DRAIN: Duration = Duration::from_secs(1);
+const LEAVE: Duration = Duration::from_millis(500);
 const STOP: Duration = Duration::from_secs(1);
 const CLOSE: Duration = Duration::from_secs(2);
 
@@ -235,8 +237,8 @@ impl Net {
         Arc::clone(&self.0.shared.metrics)
     }
 
-    /// Stops in phases within 5 s: takes nothing new, lets answers under way end, drops every task, closes the
-    /// sockets.
+    /// Stops in phases within 5 s: takes nothing new, lets answers under way end, tells the peers, drops every
+    /// task, closes the sockets.
     pub async fn shutdown(&self) {
         let shared = &self.0.shared;
         self.0.accepting.cancel();
@@ -250,6 +252,10 @@ impl Net {
             }
         };
         let _ = tokio::time::timeout(DRAIN, served).await;
+        let (reply, left) = oneshot::channel();
+        if shared.commands.try_send(Command::Leave(reply)).is_ok() {
+            let _ = tokio::time::timeout(LEAVE, left).await;
+        }
         shared.tasks.cancel.cancel();
         endpoint::close_all(shared);
         if tokio::time::timeout(STOP, shared.tasks.tracker.wait()).await.is_err() {

@@ -6,7 +6,8 @@
 //! request, streams at a time, tiny requests per second, and how long a slow reader is waited for.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use iroh_blobs::protocol::{
 };
 use mhc_protocol::{BlobHash, NodeId};
 use mhc_storage::blob::BlobError;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     ids,
@@ -35,14 +36,16 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024;
 const MAX_BLOBS: u64 = 4096;
 /// The first byte of a push request. The rest of it has a framing of its own, which nobody needs here.
 const PUSH: u8 = 8;
-const MAX_STREAMS_PER_CONNECTION: usize = 32;
+/// Answers at a time: for one node over all its connections, and for everybody. Each holds up to half a
+/// megabyte of the blob.
+const MAX_STREAMS_PER_NODE: usize = 32;
+const MAX_STREAMS: usize = 128;
 const MAX_OBSERVERS_PER_CONNECTION: usize = 16;
-const MAX_STREAMS: usize = 256;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for so long is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pieces of an answer between the store and the network, each about a chunk group.
-const QUEUE: usize = 4;
+/// Pieces of an answer between the store and the network.
+const QUEUE: usize = 1;
 const OBSERVE_PAUSE: Duration = Duration::from_millis(100);
 /// Requests a node may send; those that move at least [`WORTHWHILE_BYTES`] don't count.
 const RATE: Rate = Rate { burst: 512.0, per_s: 128.0 };
@@ -55,6 +58,7 @@ const MAX_THROTTLED: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Provider {
     streams: Arc<Semaphore>,
+    by_node: Mutex<HashMap<NodeId, Weak<Semaphore>>>,
     throttle: Mutex<Throttle<NodeId>>,
 }
 
@@ -62,6 +66,7 @@ impl Default for Provider {
     fn default() -> Self {
         Self {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            by_node: Mutex::default(),
             throttle: Mutex::new(Throttle::new(RATE, MAX_THROTTLED)),
         }
     }
@@ -71,6 +76,16 @@ impl Provider {
     /// Whether an answer is under way.
     pub(super) fn is_busy(&self) -> bool {
         self.streams.available_permits() < MAX_STREAMS
+    }
+
+    /// The places of a node, shared by its connections.
+    fn places(&self, node: NodeId) -> Arc<Semaphore> {
+        let mut by_node = self.by_node.lock().unwrap_or_else(PoisonError::into_inner);
+        by_node.retain(|_, places| places.strong_count() > 0);
+        let places = by_node.get(&node).and_then(Weak::upgrade);
+        let places = places.unwrap_or_else(|| Arc::new(Semaphore::new(MAX_STREAMS_PER_NODE)));
+        by_node.insert(node, Arc::downgrade(&places));
+        places
     }
 
     fn throttle(&self) -> std::sync::MutexGuard<'_, Throttle<NodeId>> {
@@ -110,7 +125,7 @@ impl Refusal {
 /// Answers the requests of one connection.
 pub(super) async fn serve(shared: &Arc<Shared>, conn: Connection) {
     let node = ids::node_of_endpoint(conn.remote_id());
-    let places = Arc::new(Semaphore::new(MAX_STREAMS_PER_CONNECTION));
+    let places = shared.provider.places(node);
     let observers = Arc::new(Semaphore::new(MAX_OBSERVERS_PER_CONNECTION));
     // Ends with this connection, and with the network.
     let tasks = Tasks { cancel: shared.tasks.cancel.child_token(), tracker: shared.tasks.tracker.clone() };
@@ -118,16 +133,13 @@ pub(super) async fn serve(shared: &Arc<Shared>, conn: Connection) {
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((send, recv)) = conn.accept_bi().await else { return };
-        let Ok(overall) = Arc::clone(&shared.provider.streams).acquire_owned().await else { return };
         let stream =
             Stream { shared: Arc::clone(shared), observers: Arc::clone(&observers), node, send, sent_bytes: 0 };
         tasks.spawn(async move {
-            stream.answer(recv, (place, overall)).await;
+            stream.answer(recv, place).await;
         });
     }
 }
-
-type Places = (tokio::sync::OwnedSemaphorePermit, tokio::sync::OwnedSemaphorePermit);
 
 struct Stream {
     shared: Arc<Shared>,
@@ -138,8 +150,8 @@ struct Stream {
 }
 
 impl Stream {
-    async fn answer(mut self, mut recv: RecvStream, places: Places) {
-        let result = self.try_answer(&mut recv, places).await;
+    async fn answer(mut self, mut recv: RecvStream, place: OwnedSemaphorePermit) {
+        let result = self.try_answer(&mut recv, place).await;
         let metrics = &self.shared.metrics;
         match &result {
             Ok(()) => drop(metrics.blob_requests_served.inc()),
@@ -155,18 +167,19 @@ impl Stream {
         }
     }
 
-    async fn try_answer(&mut self, recv: &mut RecvStream, places: Places) -> Result<(), Refusal> {
+    async fn try_answer(&mut self, recv: &mut RecvStream, place: OwnedSemaphorePermit) -> Result<(), Refusal> {
         self.wait_for_turn().await?;
-        match read_request(recv).await? {
+        let request = read_request(recv).await?;
+        let streams = Arc::clone(&self.shared.provider.streams);
+        let overall = streams.acquire_owned().await.map_err(|_| Refusal::Gone)?;
+        match request {
             Request::Get(request) => self.get(request).await,
             Request::GetMany(request) => self.get_many(request).await,
             Request::Observe(request) => {
-                let place = Arc::clone(&self.observers).try_acquire_owned().map_err(|_| Refusal::Limit)?;
-                // Observers last; they mustn't keep others from getting bytes.
-                drop(places);
-                self.observe(request).await?;
-                drop(place);
-                Ok(())
+                let _observer = Arc::clone(&self.observers).try_acquire_owned().map_err(|_| Refusal::Limit)?;
+                // Observers last long; they mustn't keep anybody from getting bytes.
+                drop((place, overall));
+                self.observe(request).await
             }
             _ => Err(Refusal::Malformed),
         }
@@ -275,18 +288,22 @@ impl Stream {
     }
 
     async fn write(&mut self, piece: Bytes) -> Result<(), Refusal> {
-        let len = piece.len() as u64;
-        match tokio::time::timeout(STALL_TIMEOUT, self.send.write_chunk(piece)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Refusal::Gone),
-            Err(_) => return Err(Refusal::Stalled),
-        }
-        self.sent_bytes += len;
-        self.shared.metrics.blob_bytes_served.inc_by(len);
-        if let Some(peer) = self.shared.book().entry(self.node) {
-            peer.bytes_out += len;
+        let mut pieces = [piece];
+        let mut rest = &mut pieces[..];
+        while !rest.is_empty() {
+            let write = self.send.write_many_chunks(&mut rest);
+            let written = tokio::time::timeout(STALL_TIMEOUT, write).await.map_err(|_| Refusal::Stalled)?;
+            self.account(written.map_err(|_| Refusal::Gone)? as u64);
         }
         Ok(())
+    }
+
+    fn account(&mut self, bytes: u64) {
+        self.sent_bytes += bytes;
+        self.shared.metrics.blob_bytes_served.inc_by(bytes);
+        if let Some(peer) = self.shared.book().entry(self.node) {
+            peer.bytes_out += bytes;
+        }
     }
 
     fn finish(&mut self) -> Result<(), Refusal> {

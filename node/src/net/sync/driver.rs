@@ -97,7 +97,7 @@ mod tests {
     fn a_peer_has_one_session_at_a_time_and_isnt_forgotten_meanwhile() {
         let node = |n| NodeId::from_bytes([n; 32]);
         let mut queue = Queue::default();
-        [1, 1, 2].map(|n| queue.want(node(n)));
+        [1, 1, 2].into_iter().for_each(|n| queue.want(node(n)));
         assert_eq!([queue.next(), queue.next(), queue.next()], [Some(node(1)), Some(node(2)), None]);
         queue.want(node(1));
         assert_eq!(queue.next(), None, "it runs");
