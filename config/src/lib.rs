@@ -11,7 +11,7 @@ mod suggest;
 mod value;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -74,6 +74,8 @@ config! {
         port: u16 = 4480;
         /// Port of iroh (UDP). Without it, the one above `p2p.port`, or any free one when that is 0.
         iroh_port: Option<u16>, example "4481";
+        /// Addresses that libp2p and iroh listen on: one of each family at most, "::" and "0.0.0.0" for all.
+        listen: Vec<IpAddr> = vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)], check listen;
         /// Finds nodes in the same local network by multicast DNS.
         mdns: bool = true;
         /// Tickets of nodes to connect to at every start, as `mhc ticket` prints them.
@@ -126,6 +128,15 @@ fn between<T: PartialOrd + std::fmt::Display>(least: T, most: T) -> impl Fn(&T) 
     move |value| {
         let within = *value >= least && *value <= most;
         if within { Ok(()) } else { Err(format!("{value} is out of bounds: from {least} to {most}")) }
+    }
+}
+
+fn listen(addresses: &Vec<IpAddr>) -> Result<(), String> {
+    let of_family = |v4: bool| addresses.iter().filter(|address| address.is_ipv4() == v4).count();
+    match (of_family(true), of_family(false)) {
+        (0, 0) => Err("name at least one address".into()),
+        (0 | 1, 0 | 1) => Ok(()),
+        _ => Err("name at most one IPv4 and one IPv6 address".into()),
     }
 }
 

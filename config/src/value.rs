@@ -1,6 +1,9 @@
 //! The types a setting can have: how each is read from TOML and from plain text, and written back.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use toml::{
     Spanned,
@@ -145,6 +148,7 @@ macro_rules! texts {
 
 texts! {
     String: "a text in quotes", |text| Some(text.into()), Self::clone;
+    IpAddr: "an IP address such as \"127.0.0.1\"", |text| text.parse().ok(), Self::to_string;
     SocketAddr: "an address and port such as \"127.0.0.1:8480\"", |text| text.parse().ok(), Self::to_string;
     PathBuf: "a path in quotes", |text| (!text.is_empty()).then(|| text.into()), |path| path.display().to_string();
     Role: "\"relay\"", |text| (text == "relay").then_some(Self::Relay), |_| "relay".into();

@@ -1,6 +1,11 @@
 //! `/api/v1/node`: what the operator sees and does.
 
-use std::{net::SocketAddr, path::PathBuf, sync::{Arc, OnceLock}, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use axum::{
     extract::State,

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -223,7 +223,7 @@ fn net_options(home: &Home, config: &Config) -> NetOptions {
         network: home.network(),
         p2p_port: config.p2p.port,
         iroh_port: config.p2p.effective_iroh_port(),
-        listen: vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        listen: config.p2p.listen.clone(),
         mdns: config.p2p.mdns,
         name: config.node.name.clone().unwrap_or_else(|| node.short()),
         version: env!("CARGO_PKG_VERSION").into(),

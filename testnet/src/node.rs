@@ -175,6 +175,10 @@ impl Node {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MHC_")) {
             command.env_remove(name);
         }
+        if self.options.netns.is_none() {
+            // Tests that share the machine's own network keep to loopback.
+            command.env("MHC_P2P__LISTEN", "127.0.0.1");
+        }
         command.env("MHC_HOME", &self.home).env_remove("XDG_DATA_HOME").envs(self.options.env.iter().cloned());
         command.stdin(Stdio::null());
         command

@@ -288,10 +288,8 @@ async fn publish_blob(
     _operator: Operator,
     Json(body): Json<PublishBody>,
 ) -> Result<Response, ApiError> {
-    let hash: BlobHash = body
-        .blob
-        .parse()
-        .map_err(|error| ApiError::new(Code::BadRequest, format!("blob: {error}")))?;
+    let hash: BlobHash =
+        body.blob.parse().map_err(|error| ApiError::new(Code::BadRequest, format!("blob: {error}")))?;
     let publication = Publication {
         title: body.title,
         description: body.description,
@@ -340,7 +338,12 @@ fn publication(mut upload: Upload) -> Result<Publication, ApiError> {
 }
 
 /// Publishes a complete local blob and answers for it.
-pub async fn publish_response(context: &Context, hash: BlobHash, bytes: u64, publication: Publication) -> Result<Response, ApiError> {
+pub async fn publish_response(
+    context: &Context,
+    hash: BlobHash,
+    bytes: u64,
+    publication: Publication,
+) -> Result<Response, ApiError> {
     let published = core::publish(context, hash, bytes, publication).await?;
     let status = if published.new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(PublishedBody::new(published, hash, bytes))).into_response())
@@ -366,6 +369,9 @@ impl From<PublishError> for ApiError {
             PublishError::Inspect(error) => Self::internal(error),
             PublishError::Blob(error) => error.into(),
             PublishError::Records(error @ RecordsError::StorageFull) => Self::new(Code::StorageFull, error.to_string()),
+            PublishError::Records(error @ (RecordsError::LogIncomplete(_) | RecordsError::IndexStale)) => {
+                Self::new(Code::Unavailable, error.to_string())
+            }
             PublishError::Records(error) => Self::internal(error),
         }
     }

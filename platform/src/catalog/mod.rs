@@ -20,9 +20,9 @@ use mhc_protocol::{
 use mhc_storage::record::{ApplyError, IndexTx, Projection};
 
 pub use self::{
-    core::{PublishError, Publication, Published, publish},
+    core::{Publication, PublishError, Published, publish},
     http::{content_type_of, publish_response},
-    index::{Entry, entry, entries_of_blob},
+    index::{Entry, entries_of_blob, entry},
 };
 use crate::{Context, Service};
 
