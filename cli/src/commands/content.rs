@@ -1,8 +1,8 @@
 //! Content: publish, list, show.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use indicatif::ProgressBar;
 use mhc_protocol::BlobHash;
 use reqwest::{
@@ -22,6 +22,11 @@ use crate::{
 };
 
 const READ_BYTES: usize = 256 << 10;
+/// How long the node gets to refuse a large file by its length, or for want of the right, before it is sent. The
+/// refusal would be lost when the connection breaks under what is being sent.
+const REFUSAL_TIME: Duration = Duration::from_millis(200);
+/// Files up to this length fit into the connection's buffers: there is nothing to wait for.
+const SMALL_BYTES: u64 = 64 << 10;
 /// Most entries a page of the feed has.
 const PAGE: usize = 200;
 
@@ -99,8 +104,12 @@ async fn upload(client: &Client, options: &Publish, file: File, bytes: u64) -> R
 /// The file as the form's last field, read as it is sent and at most as long as it was found.
 fn part(path: &Path, file: File, bytes: u64, bar: &ProgressBar) -> Part {
     let bar = bar.clone();
+    let wait = if bytes > SMALL_BYTES { REFUSAL_TIME } else { Duration::ZERO };
     let chunks = ReaderStream::with_capacity(file.take(bytes), READ_BYTES);
-    let chunks = chunks.inspect_ok(move |chunk| bar.inc(chunk.len() as u64));
+    let chunks = tokio::time::sleep(wait)
+        .map(move |()| chunks)
+        .flatten_stream()
+        .inspect_ok(move |chunk| bar.inc(chunk.len() as u64));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Part::stream_with_length(Body::wrap_stream(chunks), bytes).file_name(name)
 }

@@ -1,6 +1,9 @@
 //! The node itself: status, ticket, peers, links, what it keeps.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use mhc_protocol::{BlobHash, ticket::Ticket};
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
@@ -10,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     client::Client,
     failure::Failure,
-    output::{Output, aligned, cell, pairs, table},
+    output::{Output, aligned, cell, duration, pairs, table},
 };
 
 pub(super) async fn status(output: Output, client: &Client) -> Result<(), Failure> {
@@ -48,7 +51,7 @@ pub(super) async fn add_peer(output: Output, client: &Client, ticket: &Ticket) -
 pub(super) async fn peers(output: Output, client: &Client) -> Result<(), Failure> {
     let peers = client.get("/api/v1/node/peers").await?;
     output.result(&peers, |peers| {
-        let rows: Vec<_> = peers.as_array().into_iter().flatten().map(peer_row).collect();
+        let rows: Vec<_> = peers.as_array().into_iter().flatten().map(|peer| peer_row(now_ms(), peer)).collect();
         if rows.is_empty() {
             return "no peers yet; add one with `mhc peer add TICKET`".into();
         }
@@ -57,12 +60,21 @@ pub(super) async fn peers(output: Output, client: &Client) -> Result<(), Failure
     })
 }
 
-fn peer_row(peer: &Value) -> Vec<String> {
+fn peer_row(now_ms: u64, peer: &Value) -> Vec<String> {
     let links: Vec<String> = peer["links"].as_array().into_iter().flatten().map(link_text).collect();
     let links = if links.is_empty() { "-".into() } else { links.join(", ") };
-    let [node, name, bytes_in, bytes_out, seen] =
-        ["node", "name", "bytes_in", "bytes_out", "last_seen"].map(|key| cell(key, &peer[key]));
+    let [node, name, bytes_in, bytes_out] = ["node", "name", "bytes_in", "bytes_out"].map(|key| cell(key, &peer[key]));
+    let seen = peer["last_seen"].as_u64().map_or("-".into(), |at_ms| ago(now_ms, at_ms));
     vec![node, name, links, bytes_in, bytes_out, seen]
+}
+
+fn ago(now_ms: u64, at_ms: u64) -> String {
+    format!("{} ago", duration(now_ms.saturating_sub(at_ms) / 1000))
+}
+
+fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `direct 192.0.2.1:4481 12 ms`, with a star on the one that carries the data.
@@ -100,7 +112,7 @@ pub(super) async fn unpin(output: Output, client: &Client, content: BlobHash) ->
 pub(super) async fn gc(output: Output, client: &Client) -> Result<(), Failure> {
     let request = client.request(Method::POST, "/api/v1/node/gc");
     output.result(&client.document(request).await?, |freed| {
-        let [bytes, blobs] = ["freed_bytes", "removed_blobs"].map(|key| cell(key, &freed[key]));
+        let [bytes, blobs] = ["freed_bytes", "evicted"].map(|key| cell(key, &freed[key]));
         format!("freed {bytes} of {blobs} blob(s)")
     })
 }
@@ -112,16 +124,17 @@ mod tests {
     #[test]
     fn peers_are_shown_with_their_links() {
         let peer = json!({
-            "node": "ab", "name": null, "bytes_in": 2048, "bytes_out": 0, "last_seen": "2026-01-01T00:00:00Z",
+            "node": "ab", "name": null, "bytes_in": 2048, "bytes_out": 0, "last_seen": 1000,
             "links": [
                 {"class": "direct", "addr": "192.0.2.1:4481", "rtt_ms": 12, "selected": true},
                 {"class": "lan", "addr": "10.0.0.1:1", "rtt_ms": null, "selected": false},
             ],
         });
-        let row = peer_row(&peer);
+        let row = peer_row(62_000, &peer);
         assert_eq!(row[2], "direct* 192.0.2.1:4481 12 ms, lan 10.0.0.1:1");
         assert_eq!((row[0].as_str(), row[1].as_str(), row[3].as_str()), ("ab", "-", "2.0 KiB"));
-        assert_eq!(peer_row(&json!({})), ["-"; 6]);
+        assert_eq!(row[5], "1m 01s ago");
+        assert_eq!(peer_row(0, &json!({})), ["-"; 6]);
     }
 
     #[test]
