@@ -22,7 +22,9 @@ fn set_mode(path: &Path, mode: u32) {
 
 #[test]
 fn the_home_is_the_first_that_is_named() {
-    let cases: &[(Option<&str>, &[(&str, &str)], Option<&str>)] = &[
+    // Flag, environment, home.
+    type Case = (Option<&'static str>, &'static [(&'static str, &'static str)], Option<&'static str>);
+    let cases: &[Case] = &[
         (Some("/f"), &[("MHC_HOME", "/m"), ("HOME", "/h")], Some("/f")),
         (None, &[("MHC_HOME", "/m"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")], Some("/m")),
         (None, &[("XDG_DATA_HOME", "/x"), ("HOME", "/h")], Some("/x/mhc")),

@@ -135,7 +135,9 @@ async fn a_file_is_fetched_resumed_and_verified() {
     type Asks = &'static [Option<&'static str>];
     let left = |bytes: usize| Some(blob()[..bytes].to_vec());
     let junk = |bytes: usize| Some(vec![9; bytes]);
-    let cases: [(&str, Manner, Option<Vec<u8>>, Result<(), Exit>, Asks); 13] = [
+    // Name, gateway, what a former try left, how it ends, what is asked for.
+    type Case = (&'static str, Manner, Option<Vec<u8>>, Result<(), Exit>, Asks);
+    let cases: [Case; 13] = [
         ("new", Honest, None, Ok(()), &[None]),
         ("resumed", Honest, left(1000), Ok(()), &[Some("bytes=1000-")]),
         ("empty part", Honest, left(0), Ok(()), &[None]),
