@@ -12,12 +12,15 @@ use futures::future::BoxFuture;
 use mhc_api::{Gateway, GatewayOptions, OperatorToken, testing};
 use mhc_protocol::{
     AuthorId, BlobHash, NetworkId, SecretKey, Timestamp,
-    manifest::MediaKind,
+    manifest::{BlobRef, MediaKind, Realm},
     record::{RecordKind, VerifiedRecord},
 };
 use mhc_storage::{
     blob::{BlobOptions, BlobStore},
-    record::{Projection, Records, RecordsError, RecordsOptions},
+    record::{
+        Projection, Records, RecordsError, RecordsOptions,
+        testing::{Author, order_and_duplicates_are_irrelevant, replay_rebuilds_the_index},
+    },
 };
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -28,13 +31,13 @@ use crate::{InspectError, Inspection, Inspector, Publisher};
 const START: u64 = 1_790_000_000_000;
 
 /// Publishes as one key, a second later each time.
-struct Author {
+struct NodeAuthor {
     key: SecretKey,
     records: Records,
     clock: AtomicU64,
 }
 
-impl Publisher for Author {
+impl Publisher for NodeAuthor {
     fn network(&self) -> NetworkId {
         self.key.network()
     }
@@ -79,7 +82,7 @@ impl Fixture {
         let records = Records::open(&dir.path().join("records"), options, projections).unwrap();
         let options = BlobOptions { min_free_bytes: 0, ..BlobOptions::default() };
         let blobs = BlobStore::open(&dir.path().join("blobs"), options).unwrap();
-        let author = Author { key: SecretKey::from_seed(&[3; 32]), records: records.clone(), clock: START.into() };
+        let author = NodeAuthor { key: SecretKey::from_seed(&[3; 32]), records: records.clone(), clock: START.into() };
         let context = Context {
             records,
             blobs: blobs.clone(),
@@ -236,4 +239,62 @@ async fn bad_requests_are_answered_with_problems() {
         .uri(format!("/api/v1/videos/{missing}/stream"))
         .header(header::HOST, testing::BOUND.to_string());
     assert_eq!(node.send(head.body(Body::empty()).unwrap()).await.0, StatusCode::NOT_FOUND);
+}
+
+/// Manifests by two authors, replacements, a fork, and a body that isn't a manifest.
+fn records() -> Vec<VerifiedRecord> {
+    let network = SecretKey::from_seed(&[9; 32]).network();
+    let (mut one, mut two) = (Author::new(1, network), Author::new(2, network));
+    let mut records = vec![one.write(MANIFEST, body("first", None)).unwrap()];
+    let first = records[0].id();
+    records.push(two.write(MANIFEST, body("by another", Some(first))).unwrap());
+    records.push(one.write(MANIFEST, b"junk".as_slice()).unwrap());
+    let mut rival = one.clone();
+    let second = one.write(MANIFEST, body("second", Some(first))).unwrap();
+    let rival_second = rival.write(MANIFEST, body("a rival of the second", None)).unwrap();
+    // The log goes on behind the smaller id; what follows the other isn't kept.
+    let winner = if second.id() < rival_second.id() { &mut one } else { &mut rival };
+    records.push(winner.write(MANIFEST, body("third", None)).unwrap());
+    records.extend([second, rival_second]);
+    records.push(two.write(RecordKind::new("unknown.v1"), b"x".as_slice()).unwrap());
+    records
+}
+
+fn body(title: &str, supersedes: Option<mhc_protocol::RecordId>) -> Vec<u8> {
+    let original = BlobRef {
+        hash: BlobHash::of(title.as_bytes()),
+        bytes: title.len() as u64,
+        content_type: "video/mp4".into(),
+        name: None,
+    };
+    let manifest = Manifest {
+        title: title.into(),
+        description: String::new(),
+        tags: vec![],
+        realm: Realm::default(),
+        language: None,
+        licence: None,
+        kind: MediaKind::Video,
+        duration_ms: None,
+        original,
+        thumbnails: vec![],
+        collaborators: vec![],
+        supersedes,
+    };
+    manifest.encode().unwrap()
+}
+
+/// Over all services, so that a new one is tested by being listed.
+fn projections() -> Vec<Arc<dyn Projection>> {
+    crate::services().into_iter().map(|service| service as Arc<dyn Projection>).collect()
+}
+
+#[tokio::test]
+async fn a_replay_rebuilds_the_same_index() {
+    replay_rebuilds_the_index(projections(), &records()).await.unwrap();
+}
+
+#[tokio::test]
+async fn order_and_duplicates_change_nothing() {
+    order_and_duplicates_are_irrelevant(projections(), &records()).await.unwrap();
 }
