@@ -371,7 +371,7 @@ impl Actor {
             query.found.extend(providers.iter().filter_map(ids::node_of));
         }
         let done = last || query.found.len() >= MAX_PROVIDER_ADDRS || query.reply.is_closed();
-        if let (true, Some(query)) = (done, self.queries.remove(&id)) {
+        if done && let Some(query) = self.queries.remove(&id) {
             let _ = query.reply.send(query.found.into_iter().collect());
             if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
                 query.finish();
@@ -391,6 +391,8 @@ impl Actor {
                 }
                 self.on_hello(node, connection_id, &request);
             }
+            // Nothing at all is what a peer sends that is about to leave.
+            rr::Message::Response { response, .. } if response.is_empty() => {}
             rr::Message::Response { response, .. } => self.on_hello(node, connection_id, &response),
         }
     }

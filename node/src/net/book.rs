@@ -61,8 +61,8 @@ impl Fault {
         match self {
             // Can't happen by accident: cut off at once.
             Self::BadBytes(_) => 100,
-            Self::JunkHello(_) | Self::JunkSync(_) => 50,
-            Self::BadRecord(_) | Self::JunkGossip(_) => 34,
+            // Once may be a bug; twice within a minute or so isn't. (gossipsub graylists soon after.)
+            Self::JunkHello(_) | Self::JunkSync(_) | Self::BadRecord(_) | Self::JunkGossip(_) => 60,
             Self::Flood => 20,
         }
     }
@@ -446,8 +446,8 @@ mod tests {
         let cases = [
             (Fault::BadBytes("bad bytes".into()), 1),
             (Fault::JunkSync("x".into()), 2),
-            (Fault::BadRecord("x".into()), 3),
-            (Fault::JunkGossip("x".into()), 3),
+            (Fault::BadRecord("x".into()), 2),
+            (Fault::JunkGossip("x".into()), 2),
             (Fault::Flood, 5),
         ];
         for (fault, strikes) in cases {

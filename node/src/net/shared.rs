@@ -177,9 +177,9 @@ impl Shared {
 
     /// Scores a fault down; at the limit the peer is disconnected and kept out for a time. Doesn't block.
     pub(super) fn report(&self, node: NodeId, fault: &Fault) {
-        self.metrics.peer_misbehaviour.get_or_create(&Kinds { kind: fault.kind() }).inc();
         tracing::warn!(peer = %node, ?fault, "misbehaviour");
         let cut_off = self.book().report(node, fault, Instant::now());
+        self.metrics.peer_misbehaviour.get_or_create(&Kinds { kind: fault.kind() }).inc();
         if matches!(fault, Fault::BadBytes(_)) {
             self.haves().forget(node);
         }

@@ -138,10 +138,11 @@ fn kad(peer: libp2p::PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_max_packet_size(16 * 1024);
     let limits = kad::store::MemoryStoreConfig {
-        max_records: 4096,
+        max_records: 0,
         max_value_bytes: 0,
         max_providers_per_key: 8,
-        max_provided_keys: MAX_PROVIDED,
+        // Keys of others that are kept for them, and ours.
+        max_provided_keys: 8 * MAX_PROVIDED,
     };
     let mut kad = kad::Behaviour::with_config(peer, kad::store::MemoryStore::with_config(peer, limits), config);
     kad.set_mode(Some(kad::Mode::Server));

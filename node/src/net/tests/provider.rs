@@ -108,7 +108,7 @@ async fn blobs_come_whole_and_by_range() {
     }
     let served = node.net.metrics().blob_bytes_served.get();
     let told: u64 = node.net.peers().iter().map(|peer| peer.bytes_out).sum();
-    assert!(served > 600_000 && told == served, "{served} served, {told} accounted");
+    assert!(served > 400_000 && told == served, "{served} served, {told} accounted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +125,7 @@ async fn hash_sequences_come_with_their_children_as_sendme_asks() {
     let root = theirs(node.import(sequence.clone()).await);
     let (seq, sizes) =
         iroh_blobs::get::request::get_hash_seq_and_sizes(&client.conn, &root, 1 << 20, None).await.unwrap();
-    assert_eq!((seq.len(), sizes.to_vec()), (3, vec![96, 10, 20_000, 40_000]));
+    assert_eq!((seq.len(), sizes.to_vec()), (3, vec![10, 20_000, 40_000]));
     let all = client.get(GetRequest::all(root), &children).await.unwrap();
     assert_eq!(all, [vec![sequence], bodies.to_vec()].concat());
     let second = GetRequest::builder().child(1, ChunkRanges::all()).build(root);
