@@ -3,4 +3,5 @@
 pub mod blob;
 pub mod kv;
 pub mod record;
+mod reserve;
 pub mod source;

@@ -158,12 +158,6 @@ pub(super) fn delete(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Bytes an unprivileged process can still write below `dir`.
-pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
 /// Tells whether a user's file is still the one that was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {

@@ -6,11 +6,12 @@ use mhc_protocol::BlobHash;
 
 use super::{
     BlobError, BlobEvent, GcReport,
-    files::{delete, free_bytes},
+    files::delete,
     meta::Change,
     store::{Inner, Structure},
     table::{Blob, Place, State},
 };
+use crate::reserve::free_bytes;
 
 /// What is needed: bytes that will count against the quota, and bytes of disk.
 #[derive(Debug, Clone, Copy, Default)]

@@ -19,6 +19,7 @@ use super::{
     upkeep::Signal,
     verify::Queue,
 };
+use crate::reserve::Reserve;
 
 /// The store behind its handles.
 #[derive(Debug)]
@@ -37,22 +38,38 @@ pub(super) struct Inner {
 /// Proof that `structure` is locked.
 pub(super) type Structure<'a> = MutexGuard<'a, ()>;
 
+/// Enough for the metadata to be opened and repaired.
+const RESERVE_BYTES: u64 = 1024 * 1024;
+
 impl Inner {
     /// Opens the folder. After an unclean stop every blob is queued for verification.
     pub(super) fn open(dir: &Path, options: BlobOptions) -> Result<Self, BlobError> {
         let step = BlobError::io("open the blob store");
         let dirs = Dirs::create(dir).map_err(&step)?;
-        let (meta, loaded) = Meta::open(&dirs.meta())?;
+        let reserve = Reserve::new(dir, RESERVE_BYTES);
+        let (meta, loaded) = match Meta::open(&dirs.meta()) {
+            Err(BlobError::StorageFull) if reserve.release() => Meta::open(&dirs.meta())?,
+            opened => opened?,
+        };
+        reserve.restore(options.min_free_bytes);
         dirs.empty_temp().map_err(&step)?;
         let mut suspects = loaded.suspects;
         let was_unclean = dirs.unclean().exists();
         if was_unclean {
             suspects = loaded.rows.iter().map(|(hash, _)| *hash).collect();
             let changes: Vec<_> = suspects.iter().copied().map(Change::Suspect).collect();
-            meta.commit(&changes)?;
+            match meta.commit(&changes) {
+                // They are checked all the same, and queued again at the next start.
+                Err(BlobError::StorageFull) => tracing::warn!("no room to note which blobs must be checked"),
+                committed => committed?,
+            }
         } else {
-            std::fs::File::create(dirs.unclean()).and_then(|file| file.sync_all()).map_err(&step)?;
-            sync_dir(dir).map_err(&step)?;
+            let marked = std::fs::File::create(dirs.unclean()).and_then(|file| file.sync_all());
+            match marked.and_then(|()| sync_dir(dir)).map_err(&step) {
+                // Without the mark a kill goes unnoticed; what is read is checked all the same.
+                Err(BlobError::StorageFull) => tracing::warn!("no room to mark the blob store as open"),
+                marked => marked?,
+            }
         }
         let table = Arc::new(Table::new(loaded.rows));
         let verify = Queue::new(suspects);

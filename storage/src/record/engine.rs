@@ -1,16 +1,15 @@
 //! The open engine, and the free space it needs.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use super::{EngineOpener, RecordsError, RecordsOptions};
-use crate::kv::{Engine, KvError, Snapshot};
-
-const RESERVE_FILE: &str = "reserve";
+use crate::{
+    kv::{Engine, KvError, Snapshot},
+    reserve::{Reserve, free_bytes},
+};
 
 enum Slot {
     Open(Box<dyn Engine>),
@@ -83,14 +82,11 @@ fn as_records_error(error: &Arc<KvError>) -> RecordsError {
     }
 }
 
-/// The folder, how much of its file system is left alone, and the reserve that can be given up.
-///
-/// The reserve is a file of real bytes. It is deleted when the engine can't be opened for want of space, since
-/// opening after a crash may have to write, and made again when there is plenty.
+/// The folder, how much of its file system is left alone, and the reserve that can be given up to open the engine.
 pub(super) struct Space {
     dir: PathBuf,
     min_free_bytes: u64,
-    reserve_bytes: u64,
+    reserve: Reserve,
     opener: EngineOpener,
 }
 
@@ -99,7 +95,7 @@ impl Space {
         Self {
             dir: dir.to_owned(),
             min_free_bytes: options.min_free_bytes,
-            reserve_bytes: options.reserve_bytes,
+            reserve: Reserve::new(dir, options.reserve_bytes),
             opener: Arc::clone(&options.engine),
         }
     }
@@ -107,14 +103,14 @@ impl Space {
     /// Opens the engine, giving up the reserve if that takes space.
     pub(super) fn open(&self) -> Result<Box<dyn Engine>, KvError> {
         match (self.opener)(&self.dir) {
-            Err(KvError::Full) if self.release_reserve() => (self.opener)(&self.dir),
+            Err(KvError::Full) if self.reserve.release() => (self.opener)(&self.dir),
             result => result,
         }
     }
 
     /// Whether there is room to write. An error is the reason why not.
     pub(super) fn check(&self) -> Result<(), String> {
-        let free_bytes = self.free_bytes().map_err(|error| format!("the free space can't be told: {error}"))?;
+        let free_bytes = free_bytes(&self.dir).map_err(|error| format!("the free space can't be told: {error}"))?;
         if free_bytes >= self.min_free_bytes {
             return Ok(());
         }
@@ -122,47 +118,8 @@ impl Space {
         Err(format!("{free_bytes} bytes are free in {}, {min} are needed", self.dir.display()))
     }
 
-    /// Makes the reserve when it isn't there and there is plenty of space. Without it everything works but a
-    /// start on a full disk, so a failure is only worth a line in the log.
+    /// Makes the reserve when it isn't there and there is plenty of space.
     pub(super) fn restore_reserve(&self) {
-        let path = self.reserve();
-        if self.reserve_bytes == 0 || fs::metadata(&path).is_ok_and(|file| file.len() == self.reserve_bytes) {
-            return;
-        }
-        let needed_bytes = self.min_free_bytes.saturating_add(self.reserve_bytes.saturating_mul(2));
-        if !self.free_bytes().is_ok_and(|free_bytes| free_bytes >= needed_bytes) {
-            return;
-        }
-        if let Err(error) = write_zeros(&path, self.reserve_bytes) {
-            tracing::warn!(%error, "no reserve for a full disk");
-            // A part of it would be taken for the whole; an error here changes nothing.
-            let _ = fs::remove_file(&path);
-        }
+        self.reserve.restore(self.min_free_bytes);
     }
-
-    fn release_reserve(&self) -> bool {
-        fs::remove_file(self.reserve()).is_ok()
-    }
-
-    fn reserve(&self) -> PathBuf {
-        self.dir.join(RESERVE_FILE)
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.dir)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-}
-
-/// Written out, since a file with holes reserves nothing.
-fn write_zeros(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    let block = [0; 64 * 1024];
-    let mut left = bytes;
-    while left > 0 {
-        let len = usize::try_from(left).map_or(block.len(), |left| left.min(block.len()));
-        file.write_all(&block[..len])?;
-        left -= len as u64;
-    }
-    file.sync_all()
 }

@@ -159,3 +159,29 @@ async fn a_full_disk_refuses_and_recovers() {
     assert!(store.status(BlobHash::of(&kept)).is_none());
     store.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_opens_on_a_full_disk_and_reads() {
+    let Some(disk) = SmallDisk::mount("16m") else {
+        eprintln!("SKIPPED: a_store_opens_on_a_full_disk_and_reads needs the right to mount a tmpfs");
+        return;
+    };
+    let dir = disk.0.path().join("blobs");
+    let bytes = content(MIB, 1);
+    let store = BlobStore::open(&dir, BlobOptions::default()).unwrap();
+    let hash = import(&store, &bytes).await.hash;
+    let killed = disk.0.path().join("killed");
+    {
+        let _structure = store.inner.structure();
+        copy_dir(&dir, &killed);
+    }
+    store.shutdown().await;
+    let mut filler = fs::File::create(disk.0.path().join("filler")).unwrap();
+    while std::io::Write::write_all(&mut filler, &[1; 4096]).is_ok() {}
+    for dir in [dir, killed] {
+        let store = BlobStore::open(&dir, BlobOptions::default()).unwrap();
+        assert_eq!(read(&store, hash, 0..MIB).await, Ok(bytes.clone()));
+        assert!(matches!(try_import(&store, &content(2 * MIB, 2)).await, Err(BlobError::StorageFull)));
+        store.shutdown().await;
+    }
+}
