@@ -16,6 +16,7 @@ const TABLE: &str = "peers";
 const MAX_CACHED: usize = 256;
 const MAX_ENTRY_BYTES: usize = 8 * 1024;
 const PERIOD: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -56,14 +57,17 @@ fn read(shared: &Shared) -> Result<Vec<(NodeId, Entry)>, RecordsError> {
     Ok(rows.into_iter().filter_map(decode).collect())
 }
 
-/// Saves what changed from time to time.
+/// Saves what changed: soon after a peer greets, so that a node that is killed then still knows it, else from time
+/// to time.
 pub(super) async fn keep(shared: Arc<Shared>) {
-    let mut period = tokio::time::interval(PERIOD);
+    let mut greetings = shared.greetings.subscribe();
     loop {
-        period.tick().await;
         if let Err(error) = save(&shared).await {
             tracing::warn!(%error, "known peers not saved");
         }
+        // However many greet, the disk is written to once a second at most.
+        tokio::time::sleep(PAUSE).await;
+        let _ = tokio::time::timeout(PERIOD, greetings.changed()).await;
     }
 }
 
@@ -84,7 +88,7 @@ pub(super) async fn save(shared: &Shared) -> Result<(), RecordsError> {
     if changes.is_empty() {
         return Ok(());
     }
-    changes.extend(surplus(shared)?);
+    changes.extend(surplus(shared)?.into_iter().map(|node| (node.as_bytes().to_vec(), None)));
     table(shared).update(changes).await
 }
 
@@ -95,8 +99,9 @@ fn encode(peer: &Peer) -> Option<Vec<u8>> {
     cbor::encode(&entry).ok()
 }
 
-fn surplus(shared: &Shared) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, RecordsError> {
+/// The nodes beyond what is kept.
+fn surplus(shared: &Shared) -> Result<Vec<NodeId>, RecordsError> {
     let mut entries = read(shared)?;
     entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.seen));
-    Ok(entries.into_iter().skip(MAX_CACHED).map(|(node, _)| (node.as_bytes().to_vec(), None)).collect())
+    Ok(entries.into_iter().skip(MAX_CACHED).map(|(node, _)| node).collect())
 }

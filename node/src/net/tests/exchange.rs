@@ -38,7 +38,7 @@ async fn gossip_goes_through_the_middle_and_empties_the_outbox() {
         metrics.gossip_records_received.get_or_create(&outcome).get()
             + metrics.sync_records.get_or_create(&outcome).get()
     };
-    assert_eq!((appended(&b), appended(&c)), (2, 2), "each record is stored once");
+    until("each record is stored once", || (appended(&b), appended(&c)) == (2, 2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,4 +173,19 @@ async fn a_port_in_use_is_named() {
         let text = error.to_string();
         assert!(text.contains(&port.to_string()) && text.contains("--p2p-port"), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unspecified_addresses_become_those_of_the_interfaces() {
+    let everywhere = ["::", "0.0.0.0"].map(|ip| ip.parse().unwrap()).to_vec();
+    let a = Node::start_in(tempfile::tempdir().unwrap(), NetOptions { listen: everywhere, ..options(1) }).await;
+    until("loopback is announced", || a.net.ticket().p2p.iter().any(|addr| addr.ip() == Ipv4Addr::LOCALHOST)).await;
+    let ticket = a.net.ticket();
+    let ips = |addrs: &[SocketAddr]| addrs.iter().map(SocketAddr::ip).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(ips(&ticket.p2p), ips(&ticket.iroh), "both stacks are reachable at the same addresses");
+    assert!(ticket.p2p.iter().chain(&ticket.iroh).all(|addr| !addr.ip().is_unspecified() && addr.port() != 0));
+    assert_eq!(ticket.p2p.iter().map(SocketAddr::port).collect::<HashSet<_>>().len(), 1, "{ticket:?}");
+    let b = Node::start(2).await;
+    b.join(&a).await;
+    assert!(b.net.connect(a.net.node()).await.is_ok());
 }
