@@ -131,7 +131,7 @@ fn between<T: PartialOrd + std::fmt::Display>(least: T, most: T) -> impl Fn(&T) 
     }
 }
 
-fn listen(addresses: &Vec<IpAddr>) -> Result<(), String> {
+fn listen(addresses: &[IpAddr]) -> Result<(), String> {
     let of_family = |v4: bool| addresses.iter().filter(|address| address.is_ipv4() == v4).count();
     match (of_family(true), of_family(false)) {
         (0, 0) => Err("name at least one address".into()),

@@ -13,6 +13,7 @@ use mhc_platform::{Context, Service, catalog};
 use mhc_protocol::{NetworkId, NodeId, ticket::Ticket};
 use mhc_storage::{
     blob::{BlobError, BlobOptions, BlobStore},
+    kv::KvError,
     record::{Projection, Records, RecordsError, RecordsOptions},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -77,11 +78,13 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The exit code of `docs` for it: 3 for a conflict with another process, 5 for a refusal, else 1.
+    /// The exit code of a program that ends by it: 3 for a conflict with another process, 5 for a refusal, 7 for
+    /// damaged data, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Home(error) => error.exit_code(),
             Self::Net(NetError::OtherNetwork { .. }) => 5,
+            Self::Records(RecordsError::Engine(error)) if matches!(**error, KvError::Corrupt(_)) => 7,
             _ => 1,
         }
     }
@@ -209,11 +212,7 @@ fn records_options(config: &Config) -> RecordsOptions {
 }
 
 fn blob_options(config: &Config) -> BlobOptions {
-    BlobOptions {
-        quota_bytes: config.storage.quota_bytes,
-        min_free_bytes: config.storage.min_free_bytes,
-        ..BlobOptions::default()
-    }
+    BlobOptions { quota_bytes: config.storage.quota_bytes, min_free_bytes: config.storage.min_free_bytes }
 }
 
 fn net_options(home: &Home, config: &Config) -> NetOptions {

@@ -233,26 +233,24 @@ mod tests {
 
     #[test]
     fn fields_out_of_bounds_are_named() {
-        let cases: Vec<(&str, Box<dyn Fn(&mut Manifest)>)> = vec![
-            ("title", Box::new(|m| m.title = String::new())),
-            ("title", Box::new(|m| m.title = " ".into())),
-            ("title", Box::new(|m| m.title = "two\nlines".into())),
-            ("title", Box::new(|m| m.title = "x".repeat(201))),
-            ("description", Box::new(|m| m.description = "x".repeat(5001))),
-            ("tags", Box::new(|m| m.tags = vec!["x".into(); 21])),
-            ("tags", Box::new(|m| m.tags = vec![String::new()])),
-            ("language", Box::new(|m| m.language = Some(String::new()))),
-            ("original", Box::new(|m| m.original.bytes = 1 << 63)),
-            ("original", Box::new(|m| m.original.content_type = "video".into())),
-            ("original", Box::new(|m| m.original.content_type = "text/html\r\nX: y".into())),
-            ("original", Box::new(|m| m.original.name = Some("a\0b".into()))),
-            ("thumbnails", Box::new(|m| m.thumbnails = vec![m.original.clone(); 4])),
-            (
-                "collaborators",
-                Box::new(|m| {
-                    m.collaborators = vec![Collaborator { author: AuthorId::from_bytes([0; 32]), parts: 9_999 }]
-                }),
-            ),
+        type Spoil = fn(&mut Manifest);
+        let cases: Vec<(&str, Spoil)> = vec![
+            ("title", |m| m.title = String::new()),
+            ("title", |m| m.title = " ".into()),
+            ("title", |m| m.title = "two\nlines".into()),
+            ("title", |m| m.title = "x".repeat(201)),
+            ("description", |m| m.description = "x".repeat(5001)),
+            ("tags", |m| m.tags = vec!["x".into(); 21]),
+            ("tags", |m| m.tags = vec![String::new()]),
+            ("language", |m| m.language = Some(String::new())),
+            ("original", |m| m.original.bytes = 1 << 63),
+            ("original", |m| m.original.content_type = "video".into()),
+            ("original", |m| m.original.content_type = "text/html\r\nX: y".into()),
+            ("original", |m| m.original.name = Some("a\0b".into())),
+            ("thumbnails", |m| m.thumbnails = vec![m.original.clone(); 4]),
+            ("collaborators", |m| {
+                m.collaborators = vec![Collaborator { author: AuthorId::from_bytes([0; 32]), parts: 9_999 }]
+            }),
         ];
         for (field, change) in cases {
             let mut bad = manifest();
