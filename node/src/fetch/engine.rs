@@ -37,9 +37,9 @@ pub struct FetchOptions {
     pub max_providers: usize,
     /// How long one answer about candidates is waited for, in milliseconds.
     pub lookup_timeout_ms: u64,
-    /// Time between two look-ups of candidates while there is a provider, in milliseconds.
+    /// Time between two look-ups of candidates while bytes come, in milliseconds.
     pub lookup_every_ms: u64,
-    /// The same while there is none.
+    /// The same while none come.
     pub lookup_hungry_ms: u64,
     /// How long one connection attempt may take, in milliseconds.
     pub connect_timeout_ms: u64,
@@ -62,7 +62,7 @@ impl Default for FetchOptions {
             max_providers: 8,
             lookup_timeout_ms: 5_000,
             lookup_every_ms: 5_000,
-            lookup_hungry_ms: 500,
+            lookup_hungry_ms: 1_000,
             connect_timeout_ms: 5_000,
             no_source_ms: 10_000,
             lost_ms: 10_000,
@@ -224,6 +224,13 @@ impl Shared {
 
     pub(super) fn new_reader(&self) -> u64 {
         self.next_reader.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// `bytes` verified bytes came from `node`.
+    pub(super) fn count_received(&self, hash: BlobHash, node: NodeId, bytes: u64) {
+        lock(&self.ledger).add(hash, node, bytes);
+        self.metrics.bytes.inc_by(bytes);
+        self.peers.received(node, bytes);
     }
 
     /// Asks the network for the proven size.

@@ -16,8 +16,7 @@ pub struct Reason {
 /// Counters of a [`Fetcher`](super::Fetcher).
 #[derive(Debug, Default)]
 pub struct FetchMetrics {
-    /// Verified content bytes that came from other nodes and were stored. Hashes, headers and refused bytes aren't
-    /// counted.
+    /// Verified content bytes that came from other nodes. Hashes, headers and refused bytes aren't counted.
     pub bytes: Counter,
     /// Requests that ended without all their bytes, by reason. Cancelled ones aren't counted.
     pub units_failed: Family<Reason, Counter>,

@@ -15,7 +15,7 @@ use mhc_protocol::{
 };
 use mhc_storage::source::{RangeSource, SourceError};
 use range_collections::range_set::RangeSetRange;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{broadcast::error::RecvError, oneshot, watch};
 
 use super::{
     Fetcher, Progress,
@@ -73,6 +73,7 @@ impl Fetcher {
             return Ok(());
         }
         let mut local = shared.store.watch(hash);
+        let mut stored = shared.store.events();
         let mut demand = None;
         let mut first = None;
         loop {
@@ -80,20 +81,33 @@ impl Fetcher {
             let local_bytes = covered_bytes(&ranges, size_bytes);
             let before = *first.get_or_insert(local_bytes);
             progress.send_replace(Progress { size_bytes, local_bytes });
-            if local_bytes == size_bytes && shared.store.status(hash).is_some_and(|blob| blob.complete) {
+            let all_local = local_bytes == size_bytes;
+            if all_local && shared.store.status(hash).is_some_and(|blob| blob.complete) {
                 return Ok(());
             }
             let demand = demand.get_or_insert_with(|| DemandHandle::new(shared.clone(), hash, size_bytes));
             if !demand.is_sent() {
                 demand.send(vec![whole(size_bytes, shared.options.lost_ms)]);
             }
-            match demand.wait(&mut local).await {
+            let waited = tokio::select! {
+                waited = demand.wait(&mut local) => waited,
+                // All is here, but isn't durable yet.
+                event = stored.recv(), if all_local => match event {
+                    Err(RecvError::Closed) => Err(closed()),
+                    Ok(_) | Err(RecvError::Lagged(_)) => Ok(()),
+                },
+            };
+            match waited {
                 Ok(()) => {}
                 Err(SourceError::Lost) if local_bytes == before => return Err(SourceError::NoSource),
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+fn closed() -> SourceError {
+    SourceError::Internal("the blob store is closed".to_owned())
 }
 
 fn whole(size_bytes: u64, give_up_ms: u64) -> Demand {
@@ -137,7 +151,7 @@ impl DemandHandle {
         let Some(failed) = &mut self.failed else { return Ok(()) };
         tokio::select! {
             changed = local.changed() => {
-                changed.map_err(|_| SourceError::Internal("the blob store is closed".to_owned()))
+                changed.map_err(|_| closed())
             }
             error = failed => Err(error.unwrap_or(SourceError::Lost)),
         }

@@ -17,9 +17,10 @@ use mhc_storage::{blob::PartialBlob, source::SourceError};
 use range_collections::range_set::RangeSetRange;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{
@@ -108,9 +109,11 @@ pub(super) struct Transfer {
     failures: BTreeMap<NodeId, u32>,
     candidates: Vec<NodeId>,
     looking_up: bool,
-    next_lookup: Instant,
+    last_lookup: Option<Instant>,
+    /// When verified bytes last came.
+    last_fed: Option<Instant>,
     jobs: JoinSet<Done>,
-    units: BTreeMap<UnitId, AbortHandle>,
+    units: BTreeMap<UnitId, CancellationToken>,
     events: mpsc::Receiver<UnitEvent>,
     events_of_units: mpsc::Sender<UnitEvent>,
     started: Instant,
@@ -145,7 +148,8 @@ impl Transfer {
             failures: BTreeMap::new(),
             candidates: Vec::new(),
             looking_up: false,
-            next_lookup: now,
+            last_lookup: None,
+            last_fed: None,
             jobs: JoinSet::new(),
             units: BTreeMap::new(),
             events,
@@ -206,8 +210,8 @@ impl Transfer {
         match effect {
             Effect::Request { unit, provider, range } => self.start_unit(unit, provider, range),
             Effect::Cancel { unit, provider, why } => {
-                if let Some(job) = self.units.remove(&unit) {
-                    job.abort();
+                if let Some(cancelled) = self.units.remove(&unit) {
+                    cancelled.cancel();
                 }
                 if why == CancelReason::Stalled {
                     debug!(node = %provider.short(), "a unit stalled");
@@ -225,6 +229,8 @@ impl Transfer {
             }
             return;
         };
+        let cancelled = CancellationToken::new();
+        self.units.insert(id, cancelled.clone());
         let unit = Unit {
             id,
             node,
@@ -232,13 +238,14 @@ impl Transfer {
             hash: self.hash,
             range,
             partial: active.partial.clone(),
+            shared: self.shared.clone(),
             events: self.events_of_units.clone(),
+            cancelled,
         };
-        let job = self.jobs.spawn(async move {
+        self.spawn(async move {
             unit.run().await;
             Done::Unit
         });
-        self.units.insert(id, job);
     }
 
     /// Looks for candidates and connects to them, while somebody is hungry and providers are few.
@@ -247,7 +254,7 @@ impl Transfer {
             return;
         }
         let now = Instant::now();
-        if !self.looking_up && now >= self.next_lookup {
+        if !self.looking_up && now >= self.next_lookup() {
             self.look_up();
         }
         let engaged = |peer: &&Peer| matches!(peer, Peer::Connecting | Peer::Proving(_) | Peer::Ready(_));
@@ -328,7 +335,7 @@ impl Transfer {
             active.sched.demand(now, demand_id(want.reader, index), demand);
         }
         let last = want.size_bytes.saturating_sub(1)..want.size_bytes;
-        let last = Demand { class: DemandClass::Lookahead, deadline: None, range: last, give_up_ms: None };
+        let last = Demand { class: DemandClass::Playhead, deadline: None, range: last, give_up_ms: None };
         active.sched.demand(now, LAST_GROUP, last);
         self.readers.insert(want.reader, want.failed);
     }
@@ -355,11 +362,8 @@ impl Transfer {
 
     fn on_event(&mut self, event: UnitEvent) {
         match event {
-            UnitEvent::Stored { unit, node, range } => {
-                let bytes = range.end - range.start;
-                lock(&self.shared.ledger).add(self.hash, node, bytes);
-                self.shared.metrics.bytes.inc_by(bytes);
-                self.shared.peers.received(node, bytes);
+            UnitEvent::Stored { unit, range } => {
+                self.last_fed = Some(Instant::now());
                 let now = self.now();
                 if let Some(active) = &mut self.active {
                     active.sched.progress(now, unit, range);
@@ -380,9 +384,13 @@ impl Transfer {
             active.sched.finished(now, unit);
             return;
         };
+        if matches!(error, UnitError::Cancelled) {
+            return;
+        }
         debug!(node = %node.short(), %error, "a unit failed");
         self.shared.metrics.unit_failed(error.reason());
         match error {
+            UnitError::Cancelled => {}
             UnitError::Missing => active.sched.failed(now, unit, Failure::Missing),
             UnitError::Gone(_) => {
                 active.sched.failed(now, unit, Failure::Broken);
@@ -424,10 +432,7 @@ impl Transfer {
         nodes.truncate(MAX_CANDIDATES);
         self.candidates = nodes;
         self.looking_up = false;
-        let options = &self.shared.options;
-        let usable = self.peers.values().any(|peer| matches!(peer, Peer::Ready(_)));
-        let wait_ms = if usable { options.lookup_every_ms } else { options.lookup_hungry_ms };
-        self.next_lookup = Instant::now() + Duration::from_millis(wait_ms);
+        self.last_lookup = Some(Instant::now());
     }
 
     fn on_connected(&mut self, node: NodeId, result: Result<Connection, ConnectError>) {
@@ -456,7 +461,9 @@ impl Transfer {
                 self.shared.metrics.unit_failed(error.reason());
                 match error {
                     UnitError::Lied(how) => self.ban(node, how),
-                    UnitError::Missing | UnitError::Gone(_) | UnitError::Storage(_) => self.rest(node),
+                    UnitError::Missing | UnitError::Gone(_) | UnitError::Cancelled | UnitError::Storage(_) => {
+                        self.rest(node);
+                    }
                 }
             }
         }
@@ -476,15 +483,12 @@ impl Transfer {
         }
     }
 
-    /// The connection ended: try again soon, and look for others.
+    /// The connection ended: try again soon.
     fn lose(&mut self, node: NodeId) {
         if let Some(active) = &mut self.active {
             active.sched.provider_left(node);
         }
         self.rest(node);
-        if !self.peers.values().any(|peer| matches!(peer, Peer::Ready(_))) {
-            self.next_lookup = self.next_lookup.min(Instant::now());
-        }
     }
 
     fn rest(&mut self, node: NodeId) {
@@ -547,6 +551,14 @@ impl Transfer {
 
     // ---- helpers ----
 
+    /// Often while nothing comes, for whatever reason.
+    fn next_lookup(&self) -> Instant {
+        let Some(last) = self.last_lookup else { return self.started };
+        let options = &self.shared.options;
+        let hungry = self.last_fed.map_or(last, |fed| fed.max(last)) + Duration::from_millis(options.lookup_hungry_ms);
+        hungry.min(last + Duration::from_millis(options.lookup_every_ms))
+    }
+
     fn is_hungry(&self) -> bool {
         !self.size_waiters.is_empty() || self.active.as_ref().is_some_and(|active| active.sched.is_hungry())
     }
@@ -569,7 +581,7 @@ impl Transfer {
                 Peer::Away { retry_at } => Some(*retry_at),
                 Peer::Connecting | Peer::Proving(_) | Peer::Ready(_) | Peer::Banned => None,
             });
-            let lookup = (!self.looking_up).then_some(self.next_lookup);
+            let lookup = (!self.looking_up).then(|| self.next_lookup());
             // An overdue retry waits for room or for the candidates to name the node again.
             wake = retries.filter(|at| *at > now).chain(lookup).fold(wake, Instant::min);
         }

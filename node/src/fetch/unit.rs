@@ -4,7 +4,7 @@
 //! finished; the answer is the blob's size (8 bytes, little endian) and the bao encoding of the ranges in 16 KiB chunk
 //! groups. The stream is read here, not by `iroh_blobs::get`, because that accepts surplus bytes and absurd sizes.
 
-use std::{io, ops::Range, time::Duration};
+use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bao_tree::{
     BaoTree, ChunkNum, ChunkRanges,
@@ -24,8 +24,9 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::BadBytes;
+use super::{BadBytes, engine::Shared};
 
 /// Larger claims are lies; also keeps bao-tree's arithmetic from overflowing.
 const MAX_BLOB_BYTES: u64 = 1 << 60;
@@ -48,6 +49,9 @@ pub(super) enum UnitError {
     /// The connection is gone.
     #[error("connection lost: {0}")]
     Gone(String),
+    /// The transfer doesn't want it any more.
+    #[error("cancelled")]
+    Cancelled,
     /// Our store failed.
     #[error(transparent)]
     Storage(#[from] BlobError),
@@ -60,6 +64,7 @@ impl UnitError {
             Self::Lied(_) => "lied",
             Self::Missing => "missing",
             Self::Gone(_) => "broken",
+            Self::Cancelled => "cancelled",
             Self::Storage(_) => "storage",
         }
     }
@@ -69,7 +74,7 @@ impl UnitError {
 #[derive(Debug)]
 pub(super) enum UnitEvent {
     /// These bytes are verified and stored.
-    Stored { unit: UnitId, node: NodeId, range: Range<u64> },
+    Stored { unit: UnitId, range: Range<u64> },
     /// It is over.
     Ended { unit: UnitId, node: NodeId, result: Result<(), UnitError> },
 }
@@ -83,7 +88,10 @@ pub(super) struct Unit {
     /// Whole chunk groups, cut at the blob's end.
     pub(super) range: Range<u64>,
     pub(super) partial: PartialBlob,
+    pub(super) shared: Arc<Shared>,
     pub(super) events: mpsc::Sender<UnitEvent>,
+    /// Ends it at the next item; what is verified is still stored and accounted for.
+    pub(super) cancelled: CancellationToken,
 }
 
 impl Unit {
@@ -95,12 +103,10 @@ impl Unit {
     }
 
     async fn fetch(&self) -> Result<(), UnitError> {
-        let start = ChunkNum(self.range.start >> 10);
-        let ranges = ChunkRanges::from(start..ChunkNum(self.range.end.div_ceil(1 << 10).max(start.0 + 1)));
-        let mut answer = Answer::ask(&self.connection, self.hash, ranges).await?;
-        if answer.size_bytes != self.partial.size_bytes() {
-            return Err(UnitError::Lied(BadBytes::Size));
-        }
+        let mut answer = tokio::select! {
+            answer = self.ask() => answer?,
+            () = self.cancelled.cancelled() => return Err(UnitError::Cancelled),
+        };
         let mut batch = Batch::default();
         loop {
             let step = answer.next();
@@ -108,6 +114,7 @@ impl Unit {
             let item = loop {
                 tokio::select! {
                     biased;
+                    () = self.cancelled.cancelled() => break Err(UnitError::Cancelled),
                     item = &mut step => break item,
                     () = sleep_until(batch.due), if !batch.items.is_empty() => self.store(&mut batch).await?,
                 }
@@ -128,14 +135,26 @@ impl Unit {
         answer.end().await
     }
 
+    async fn ask(&self) -> Result<Answer, UnitError> {
+        let start = ChunkNum(self.range.start >> 10);
+        let ranges = ChunkRanges::from(start..ChunkNum(self.range.end.div_ceil(1 << 10).max(start.0 + 1)));
+        let answer = Answer::ask(&self.connection, self.hash, ranges).await?;
+        match answer.size_bytes == self.partial.size_bytes() {
+            true => Ok(answer),
+            false => Err(UnitError::Lied(BadBytes::Size)),
+        }
+    }
+
     async fn store(&self, batch: &mut Batch) -> Result<(), UnitError> {
         let full = std::mem::take(batch);
         if full.items.is_empty() {
             return Ok(());
         }
+        // Counted first: who sees the last byte in the store sees its source too.
+        self.shared.count_received(self.hash, self.node, full.bytes as u64);
         self.partial.write(full.items).await?;
         if let Some(range) = full.range {
-            let stored = UnitEvent::Stored { unit: self.id, node: self.node, range };
+            let stored = UnitEvent::Stored { unit: self.id, range };
             let _ = self.events.send(stored).await;
         }
         Ok(())

@@ -12,12 +12,12 @@ pub type Groups = RangeSet2<u64>;
 
 /// The groups that `bytes` touches in a blob of `size_bytes`. An empty blob has one (empty) group.
 pub(crate) fn groups_of(bytes: Range<u64>, size_bytes: u64) -> Groups {
-    let end = bytes.end.min(size_bytes).div_ceil(GROUP_BYTES);
-    let start = bytes.start / GROUP_BYTES;
-    if size_bytes == 0 {
-        return Groups::from(0..1);
+    let end = bytes.end.min(size_bytes);
+    match (size_bytes, bytes.start < end) {
+        (0, _) => Groups::from(0..1),
+        (_, true) => Groups::from(bytes.start / GROUP_BYTES..end.div_ceil(GROUP_BYTES)),
+        (_, false) => Groups::empty(),
     }
-    if start < end { Groups::from(start..end) } else { Groups::empty() }
 }
 
 /// The bytes of a run of groups in a blob of `size_bytes`.

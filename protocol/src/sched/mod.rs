@@ -12,7 +12,7 @@
 //!    are stored, then exactly one of [`Scheduler::finished`] and [`Scheduler::failed`].
 //! 3. After each event (or batch of events that are there at once) call [`Scheduler::poll`] and carry out what it
 //!    returns, in order. A unit that is told to be cancelled is forgotten: later events of it are ignored, but progress
-//!    that still arrives for it is counted.
+//!    that still arrives for it is counted. It may be one whose end was reported just before.
 //! 4. Call [`Scheduler::poll`] again at [`Scheduler::next_wake`] when nothing happens before.
 //! 5. Stop when no demand is left ([`Scheduler::is_idle`]); there is nothing to close.
 //!
@@ -133,11 +133,11 @@ pub struct Options {
     pub min_unit_bytes: u64,
     /// Length of units for fast providers, in bytes.
     pub max_unit_bytes: u64,
-    /// How long a provider isn't asked again for ranges that it said it lacks; doubles while it brings nothing, up to
-    /// [`Options::max_backoff_ms`].
+    /// How long a provider isn't asked again for ranges that it said it lacks; doubles while it brings nothing.
     pub missing_ms: u64,
-    /// After so many refusals in a row the provider isn't asked for anything for as long; doubles likewise, so that
-    /// a provider with few scattered bytes is searched through in the end.
+    /// The longest such time: enough to search a provider with few scattered bytes through, one round trip a try.
+    pub max_missing_ms: u64,
+    /// After so many refusals in a row the provider isn't asked for anything until then; doubles likewise.
     pub missing_streak: u32,
     /// The first wait after a stall or a broken stream; doubles with each in a row.
     pub backoff_ms: u64,
@@ -157,6 +157,7 @@ impl Default for Options {
             min_unit_bytes: 256 << 10,
             max_unit_bytes: 1 << 20,
             missing_ms: 2_000,
+            max_missing_ms: 300_000,
             missing_streak: 16,
             backoff_ms: 500,
             max_backoff_ms: 30_000,

@@ -199,7 +199,7 @@ impl Provider {
         if self.forget_at.is_some_and(|at| at <= now) {
             self.forget();
             if self.streak > 0 {
-                self.forget_ms = (self.forget_ms * 2).min(options.max_backoff_ms);
+                self.forget_ms = (self.forget_ms * 2).min(options.max_missing_ms);
                 self.streak_limit = self.streak_limit.saturating_mul(2);
                 self.streak = 0;
             }
