@@ -169,9 +169,12 @@ fn chunks(ranges: &ChunkRanges, size_bytes: u64) -> Vec<std::ops::Range<u64>> {
 mod tests {
     use super::*;
 
+    /// A bitfield, the blob's size, and the ranges that are told.
+    type Case = (ChunkRanges, u64, &'static [(u64, u64)]);
+
     #[test]
     fn bitfields_become_ranges_within_the_blob() {
-        let cases: [(ChunkRanges, u64, &[(u64, u64)]); 5] = [
+        let cases: [Case; 5] = [
             (ChunkRanges::empty(), 5000, &[]),
             (ChunkRanges::all(), 5000, &[(0, 5)]),
             (ChunkRanges::from(ChunkNum(16)..ChunkNum(32)), 1 << 20, &[(16, 32)]),
