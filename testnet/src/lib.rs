@@ -2,7 +2,7 @@
 //!
 //! A test starts `mhc up` processes with homes of their own on loopback, talks to them as an outsider would (the
 //! command line and HTTP), and kills, stops and restarts them. Nothing outlives the test: a [`Node`] that is
-//! dropped kills its process, and when the test is failing prints what the process logged.
+//! dropped kills its process and prints what the process logged.
 //!
 //! - [`node`]: a node as a process
 //! - [`http`]: requests, well-formed and not

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use mhc_protocol::ticket::Ticket;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -40,6 +42,8 @@ pub struct NodeOptions {
     pub mdns: bool,
     /// The network namespace to start it in.
     pub netns: Option<String>,
+    /// Ports of libp2p and iroh; any free ones at 0.
+    pub ports: (u16, u16),
 }
 
 impl NodeOptions {
@@ -53,6 +57,7 @@ impl NodeOptions {
             env: vec![],
             mdns: false,
             netns: None,
+            ports: (0, 0),
         }
     }
 
@@ -151,7 +156,11 @@ impl Node {
 
     fn up(&self) -> Command {
         let mut command = self.command();
-        command.args(["up", "--json", "--http", "127.0.0.1:0", "--p2p-port", "0"]);
+        let (p2p, iroh) = self.options.ports;
+        command.args(["up", "--json", "--http", "127.0.0.1:0", "--p2p-port", &p2p.to_string()]);
+        if iroh != 0 {
+            command.env("MHC_P2P__IROH_PORT", iroh.to_string());
+        }
         if !self.options.mdns {
             command.arg("--no-mdns");
         }
@@ -273,6 +282,14 @@ impl Node {
         text(&self.json(&["ticket"])?, "ticket")
     }
 
+    /// Keeps the ports it has now at the next starts, so that others find it again.
+    pub fn keep_ports(&mut self) -> Result<()> {
+        let ticket: Ticket = self.ticket()?.parse()?;
+        let port = |addrs: &[SocketAddr]| addrs.first().map(SocketAddr::port).context("the ticket has no address");
+        self.options.ports = (port(&ticket.p2p)?, port(&ticket.iroh)?);
+        Ok(())
+    }
+
     /// Publishes a file and returns the command's document.
     pub fn publish(&self, file: &Path, args: &[&str]) -> Result<Value> {
         let file = file.to_str().ok_or_else(|| anyhow!("{} isn't UTF-8", file.display()))?;
@@ -309,9 +326,8 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
-        if thread::panicking() {
-            eprintln!("--- what {} logged ---\n{}", self.options.name, self.log());
-        }
+        // A test's output is only shown when it fails.
+        eprintln!("--- what {} logged ---\n{}", self.options.name, self.log());
     }
 }
 

@@ -111,7 +111,7 @@ fn ranges() -> Vec<Case> {
     let stream = "/api/v1/videos/{content}/stream";
     cases.push(case("stream behind the end", request("GET", stream, &["range: bytes=1000-"], ""), Unsatisfiable));
     cases.push(case("HEAD with a range", request("HEAD", stream, &["range: bytes=0-1"], ""), Status(200)));
-    for query in ["", "?range=", "?range=5-1", "?range=abc", "?range=0-1,3-4", "?range=0-1&x=y"] {
+    for query in ["", "?range=", "?range=5-1", "?range=abc", "?range=0-1,3-4", "?range=0-1/2"] {
         let want = if query.is_empty() { OneOf(&[200, 400]) } else { Problem(400, "bad_request") };
         cases.push(case(&format!("bao slice {query}"), get(&format!("/blobs/{{blob}}.bao{query}")), want));
     }
@@ -193,7 +193,7 @@ fn hosts_and_origins() -> Vec<Case> {
         case("another origin", gc("origin: https://evil.example"), forbidden()),
         case("no origin of its own", gc("origin: null"), forbidden()),
         case("two origins", gc("origin: http://{host}\r\norigin: https://evil.example"), forbidden()),
-        case("our origin over another scheme", gc("origin: https://{host}"), forbidden()),
+        case("our own origin behind a TLS front", gc("origin: https://{host}"), Status(200)),
         case("a request across sites", gc("sec-fetch-site: cross-site"), forbidden()),
         case("our own origin", gc("origin: http://{host}"), Status(200)),
         case(
@@ -262,7 +262,8 @@ fn forms() -> Vec<Case> {
     let bad = || Problem(400, "bad_request");
     let long = "x".repeat(100_000);
     let many: Vec<(&str, &str)> = vec![("name=\"title\"", "x"); 40];
-    let tags: Vec<(&str, &str)> = vec![("name=\"tags\"", "x,y,z"); 10];
+    let tags: Vec<String> = (0..30).map(|n| format!("tag{n}")).collect();
+    let tags: Vec<(&str, &str)> = tags.iter().map(|tag| ("name=\"tags\"", tag.as_str())).collect();
     let huge = "x".repeat(UPLOAD_LIMIT_BYTES + 1);
     let named = |body: &str| ("name=\"file\"; filename=\"f.bin\"".to_owned(), body.to_owned());
     let (head, body) = named(&huge);

@@ -151,7 +151,7 @@ fn commands_end_with_the_promised_exit_codes() -> Result<()> {
         (&["get", "not-an-id"], 2),
         (&["show", &nothing], 4),
         (&["pin", "xyz"], 2),
-        (&["publish", "/nonexistent/file"], 1),
+        (&["publish", "/nonexistent/file"], 4),
         (&["publish", "/tmp"], 1),
         (&["peer", "add", "mhc1garbage"], 2),
         (&["get", &nothing, "-o", &out], 6),

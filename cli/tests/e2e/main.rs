@@ -8,6 +8,7 @@ mod bad_http;
 mod bad_input;
 mod browser;
 mod cli;
+mod flood;
 mod hostile;
 mod kill9;
 mod lan;
