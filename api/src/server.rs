@@ -1,9 +1,10 @@
 //! The gateway: assembles routes, listens, serves, stops.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
+    body::Body,
     extract::{ConnectInfo, Request, State},
     http::header,
     middleware,
@@ -11,12 +12,10 @@ use axum::{
     routing::get,
 };
 use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use mhc_storage::{blob::BlobStore, source::RangeSource};
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -38,6 +37,9 @@ use crate::{
     observe::{self, Observer},
     page, upload,
 };
+
+/// How long a client may go on sending after its answer is out.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Says whether the node can serve; the text of an error is shown at `/readyz`.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -274,26 +276,37 @@ fn is_the_clients(error: &io::Error) -> bool {
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, shutdown: CancellationToken) {
     // Small answers shouldn't wait for an acknowledgement; a failure only costs latency.
     stream.set_nodelay(true).ok();
-    let service = tower::service_fn(move |mut request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        Box::pin(router.clone().oneshot(request.map(Body::new)))
     });
-    let served = http1::Builder::new()
+    let mut served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(128 << 10)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let mut served = pin!(served);
+        .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = poll_fn(|cx| served.poll_without_shutdown(cx)) => ended,
         () = shutdown.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+            std::pin::Pin::new(&mut served).graceful_shutdown();
+            poll_fn(|cx| served.poll_without_shutdown(cx)).await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended early");
+    match ended {
+        Ok(()) => linger(served.into_parts().io.into_inner()).await,
+        Err(error) => tracing::debug!(%error, "connection ended early"),
     }
+}
+
+/// Closes our side and reads what the client still sends, for a moment: closing with unread bytes would reset the
+/// connection, and a client in the middle of a refused upload would lose the answer that says why.
+async fn linger(mut stream: TcpStream) {
+    let drain = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    // However it ends, the connection is done.
+    let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> ApiResult<&'static str> {
