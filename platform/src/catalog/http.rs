@@ -315,8 +315,9 @@ async fn upload_file(
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let upload = upload::receive(request, &context.blobs, context.max_upload_bytes).await?;
-    let (hash, bytes) = (upload.blob.hash, upload.blob.bytes);
-    publish_response(&context, hash, bytes, publication(upload)?).await
+    // Held until the blob is pinned: it can't be evicted before.
+    let imported = upload.blob.clone();
+    publish_response(&context, imported.hash, imported.bytes, publication(upload)?).await
 }
 
 fn publication(mut upload: Upload) -> Result<Publication, ApiError> {
