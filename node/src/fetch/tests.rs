@@ -383,7 +383,7 @@ async fn alone(bytes: &Bytes, options: HostileOptions) {
     // Halves that are true are kept, so a truncating provider may give everything in the end.
     let completes = matches!(hostility, Hostility::Truncate | Hostility::Surplus) && honest_size_proof;
     match error {
-        None => assert!(completes && got == bytes, "{hostility:?}"),
+        None => assert!(completes && got == *bytes, "{hostility:?}"),
         Some(SourceError::NoSource) => assert!(got.is_empty(), "{hostility:?}"),
         Some(error) => assert_eq!(error, SourceError::Lost, "{hostility:?}"),
     }

@@ -365,7 +365,7 @@ fn some_peer() -> impl Strategy<Value = Peer> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever a provider that answers and stays has, arrives; bounds hold on the way (`Sim::decide` checks them).
     #[test]
