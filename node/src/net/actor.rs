@@ -258,8 +258,10 @@ impl Actor {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
-                if let Some(node) = ids::node_of(&peer_id) {
-                    self.shared.book().p2p_closed(node, connection_id, ids::now());
+                if let Some(node) = ids::node_of(&peer_id)
+                    && self.shared.book().p2p_closed(node, connection_id, ids::now())
+                {
+                    self.shared.pool.let_go(node);
                 }
                 self.tell_left();
             }
@@ -388,6 +390,11 @@ impl Actor {
             rr::Message::Request { request, channel, .. } => {
                 if let Ok(hello) = self.shared.hello().encode() {
                     let _ = self.swarm.behaviour_mut().hello.send_response(channel, hello);
+                }
+                // A peer greets on its first connection to us: where it has an older one here, that was another
+                // process's, and so were its connections for bytes and records.
+                if self.shared.book().has_older_link(node, connection_id) {
+                    self.shared.pool.close(node);
                 }
                 self.on_hello(node, connection_id, &request);
             }

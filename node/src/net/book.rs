@@ -253,12 +253,17 @@ impl Book {
         peer.p2p_links.len() == 1
     }
 
-    /// A libp2p connection was closed.
-    pub(super) fn p2p_closed(&mut self, node: NodeId, id: ConnectionId, at: Timestamp) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.p2p_links.retain(|link| link.id != id);
-            peer.last_seen = at;
-        }
+    /// Whether a libp2p connection to the peer is open that is older than `id`.
+    pub(super) fn has_older_link(&self, node: NodeId, id: ConnectionId) -> bool {
+        self.get(node).and_then(|peer| peer.p2p_links.first()).is_some_and(|first| first.id != id)
+    }
+
+    /// A libp2p connection was closed. Returns whether it was the last to this peer.
+    pub(super) fn p2p_closed(&mut self, node: NodeId, id: ConnectionId, at: Timestamp) -> bool {
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
+        peer.p2p_links.retain(|link| link.id != id);
+        peer.last_seen = at;
+        peer.p2p_links.is_empty()
     }
 
     /// A round trip was measured.

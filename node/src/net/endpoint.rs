@@ -141,6 +141,21 @@ impl Pool {
         Arc::clone(slots.entry((node, alpn)).or_default())
     }
 
+    /// Closes the connections to `node`, which has started anew: they lead nowhere, and it would take their idle
+    /// time-out to notice.
+    pub(super) fn close(&self, node: NodeId) {
+        for conn in self.let_go(node) {
+            conn.close(CLOSE_STOPPING.into(), b"the peer started anew");
+        }
+    }
+
+    /// Has the next caller connect anew to `node`, which seems to be gone. What is under way goes on where it can.
+    pub(super) fn let_go(&self, node: NodeId) -> Vec<Connection> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_node = slots.iter().filter(|((peer, _), _)| *peer == node);
+        of_node.filter_map(|(_, slot)| slot.try_lock().ok()?.conn.take()).collect()
+    }
+
     /// Drops every connection.
     pub(super) fn clear(&self) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
