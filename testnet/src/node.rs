@@ -23,7 +23,7 @@ use crate::Http;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A node must stop within 10 s of being told to; the rest is for a loaded machine.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
-const LOG_TAIL_BYTES: usize = 16 * 1024;
+const LOG_TAIL_BYTES: usize = 64 * 1024;
 
 /// How to start a node.
 #[derive(Debug, Clone)]
@@ -172,6 +172,7 @@ impl Node {
     }
 
     /// `mhc` with this node's home and environment, and nothing of the caller's that would change what it does.
+    /// `MHC_TEST_LOG` becomes its log filter.
     pub fn command(&self) -> Command {
         let mut command = match &self.options.netns {
             None => Command::new(&self.options.mhc),
@@ -189,6 +190,9 @@ impl Node {
             command.env("MHC_P2P__LISTEN", "127.0.0.1");
         }
         command.env("MHC_HOME", &self.home).env_remove("XDG_DATA_HOME").envs(self.options.env.iter().cloned());
+        if let Some(filter) = std::env::var_os("MHC_TEST_LOG") {
+            command.env("MHC_LOG", filter);
+        }
         command.stdin(Stdio::null());
         command
     }

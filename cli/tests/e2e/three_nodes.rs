@@ -3,9 +3,9 @@
 use std::{io::Read, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use mhc_testnet::{Http, Rng, media, node::text};
+use mhc_testnet::{Http, Rng, eventually, media, node::text};
 
-use super::{fixtures, join, knows, lists, random_file, start};
+use super::{SOON, fixtures, join, knows, lists, random_file, start};
 
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
 const RANGES: usize = 50;
@@ -87,5 +87,27 @@ fn a_reader_goes_on_from_another_node_and_is_cut_where_nobody_has_the_rest() -> 
     let nowhere = source.len() - 2 * MIB;
     let again = c.http()?.anonymous().get_range(&path, &format!("bytes={nowhere}-{}", nowhere + 999))?;
     ensure!(again.status == 504 && again.problem().as_deref() == Some("no_source"), "{}", again.status);
+    Ok(())
+}
+
+#[test]
+fn a_node_that_was_killed_and_comes_back_on_other_ports_is_found_again() -> Result<()> {
+    let mut a = start("a")?;
+    let b = join("b", &a.ticket()?)?;
+    knows(&b, &a)?;
+    let mut rng = Rng::new(17);
+    for round in 0..3 {
+        let (file, bytes) = random_file(&a, &format!("{round}.bin"), &mut rng, 2 * MIB)?;
+        let blob = text(&a.publish(&file, &[])?, "blob")?;
+        a.kill();
+        a.restart()?;
+        // While B still holds connections to the process that is gone.
+        let reply = eventually("it is fetched", SOON, || {
+            let reply = b.http()?.anonymous().get(&format!("/blobs/{blob}"))?;
+            ensure!(reply.status == 200 && !reply.cut, "{}", reply.status);
+            Ok(reply)
+        })?;
+        ensure!(reply.body == bytes, "other bytes");
+    }
     Ok(())
 }

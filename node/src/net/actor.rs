@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     book::Fault,
-    ids,
+    endpoint, ids,
     metrics::Stacks,
     peers::Membership,
     shared::{Shared, tidy},
@@ -258,10 +258,11 @@ impl Actor {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
-                if let Some(node) = ids::node_of(&peer_id)
-                    && self.shared.book().p2p_closed(node, connection_id, ids::now())
-                {
-                    self.shared.pool.let_go(node);
+                if let Some(node) = ids::node_of(&peer_id) {
+                    let last = self.shared.book().p2p_closed(node, connection_id, ids::now());
+                    if last {
+                        endpoint::close_gone(&self.shared, node);
+                    }
                 }
                 self.tell_left();
             }
@@ -393,8 +394,9 @@ impl Actor {
                 }
                 // A peer greets on its first connection to us: where it has an older one here, that was another
                 // process's, and so were its connections for bytes and records.
-                if self.shared.book().has_older_link(node, connection_id) {
-                    self.shared.pool.close(node);
+                let started_anew = self.shared.book().has_older_link(node, connection_id);
+                if started_anew {
+                    endpoint::close_gone(&self.shared, node);
                 }
                 self.on_hello(node, connection_id, &request);
             }

@@ -141,21 +141,6 @@ impl Pool {
         Arc::clone(slots.entry((node, alpn)).or_default())
     }
 
-    /// Closes the connections to `node`, which has started anew: they lead nowhere, and it would take their idle
-    /// time-out to notice.
-    pub(super) fn close(&self, node: NodeId) {
-        for conn in self.let_go(node) {
-            conn.close(CLOSE_STOPPING.into(), b"the peer started anew");
-        }
-    }
-
-    /// Has the next caller connect anew to `node`, which seems to be gone. What is under way goes on where it can.
-    pub(super) fn let_go(&self, node: NodeId) -> Vec<Connection> {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_node = slots.iter().filter(|((peer, _), _)| *peer == node);
-        of_node.filter_map(|(_, slot)| slot.try_lock().ok()?.conn.take()).collect()
-    }
-
     /// Drops every connection.
     pub(super) fn clear(&self) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -226,6 +211,14 @@ async fn iroh_addrs(shared: &Shared, node: NodeId) -> Vec<SocketAddr> {
     let greeted = async { while known().is_empty() && greetings.changed().await.is_ok() {} };
     let _ = tokio::time::timeout(GREETING_TIMEOUT, greeted).await;
     known()
+}
+
+/// Closes what is open to `node`, whose process has gone or started anew. It would take the idle time-out to notice,
+/// and until then iroh sends even the first packets of new connections where the old ones led.
+pub(super) fn close_gone(shared: &Shared, node: NodeId) {
+    for conn in shared.connections(node) {
+        conn.close(CLOSE_STOPPING.into(), b"gone");
+    }
 }
 
 /// Tells every peer that this node stops.
