@@ -57,17 +57,17 @@ fn read(shared: &Shared) -> Result<Vec<(NodeId, Entry)>, RecordsError> {
     Ok(rows.into_iter().filter_map(decode).collect())
 }
 
-/// Saves what changed: soon after a peer greets, so that a node that is killed then still knows it, else from time
+/// Saves what changed: when a peer greets, so that a node that is killed then still knows it, else from time
 /// to time.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let mut greetings = shared.greetings.subscribe();
     loop {
+        let _ = tokio::time::timeout(PERIOD, greetings.changed()).await;
         if let Err(error) = save(&shared).await {
             tracing::warn!(%error, "known peers not saved");
         }
         // However many greet, the disk is written to once a second at most.
         tokio::time::sleep(PAUSE).await;
-        let _ = tokio::time::timeout(PERIOD, greetings.changed()).await;
     }
 }
 
