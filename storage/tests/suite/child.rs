@@ -18,6 +18,7 @@ fn entry() {
     match job.split_once(' ') {
         Some(("engine", name)) => crate::kill::write_batches(name, Path::new(&dir)),
         Some(("records", name)) => crate::kill::publish_records(name, Path::new(&dir)),
+        Some(("blobs", _)) => crate::power::import_blobs(Path::new(&dir)),
         _ => panic!("unknown job {job}"),
     }
 }
@@ -43,7 +44,12 @@ pub(crate) fn spawn(job: &str, dir: &Path) -> Running {
 impl Running {
     /// Reads `acks` acknowledgements, kills the child while it works on the next ones, and returns all that it
     /// gave. Ends earlier when the child does.
-    pub(crate) fn kill_after(mut self, acks: usize) -> Vec<String> {
+    pub(crate) fn kill_after(self, acks: usize) -> Vec<String> {
+        self.stop_after(acks, || ())
+    }
+
+    /// The same, with something done to it before it is killed.
+    pub(crate) fn stop_after(mut self, acks: usize, first: impl FnOnce()) -> Vec<String> {
         let mut lines = BufReader::new(self.0.stdout.take().unwrap()).split(b'\n');
         let mut given = Vec::new();
         while given.len() < acks
@@ -51,6 +57,7 @@ impl Running {
         {
             given.extend(acknowledged(&line));
         }
+        first();
         // SIGKILL.
         self.0.kill().unwrap();
         self.0.wait().unwrap();

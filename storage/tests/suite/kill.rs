@@ -97,7 +97,7 @@ fn publisher(number: u8) -> SecretKey {
     SecretKey::from_seed(&[number + 1; 32])
 }
 
-fn open_records(engine: &str, dir: &Path) -> Records {
+pub(crate) fn open_records(engine: &str, dir: &Path) -> Records {
     let options =
         RecordsOptions { engine: Subject::named(engine).opener(), min_free_bytes: 0, reserve_bytes: 64 * 1024 };
     Records::open(dir, options, vec![Arc::new(Notes)]).unwrap()
@@ -135,7 +135,7 @@ fn records_keep_what_they_acknowledged() {
 }
 
 /// Each acknowledged record is there and in the outbox, the chains have no gaps, the index is in line.
-fn assert_whole(records: &Records, acknowledged: &HashSet<RecordId>, context: &str) {
+pub(crate) fn assert_whole(records: &Records, acknowledged: &HashSet<RecordId>, context: &str) {
     let mut kept = HashSet::new();
     for author in (0..PUBLISHERS).map(|number| publisher(number).author()) {
         let log = records.log(publisher(0).network(), author, (0, 0), usize::MAX, usize::MAX).unwrap();

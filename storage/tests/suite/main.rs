@@ -11,6 +11,7 @@ mod failures;
 mod index;
 mod kill;
 mod log;
+mod power;
 mod records;
 
 /// The kind of the suite's records.
