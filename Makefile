@@ -44,8 +44,8 @@ fuzz: ## Run each fuzz target for a minute (FUZZ_S seconds)
 fuzz-smoke: ## Run each fuzz target for some seconds
 	@scripts/fuzz.sh "$${FUZZ_S:-10}"
 
-soak: setup-test ## Kill -9 at 100 random moments, and other tests at full length
-	MHC_SOAK=1 $(CARGO) test --locked -p mhc-cli --test e2e -- --nocapture --test-threads=1 kill9
+soak: setup-test ## Kill -9 at 100 random moments; MHC_SEED=N repeats a run
+	MHC_SOAK=1 $(CARGO) test --locked -p mhc-cli --test e2e -- --test-threads=1 kill9
 
 bench-memory: build ## Measure memory; prints the table of docs/performance.md
 	@scripts/measure-memory.sh
