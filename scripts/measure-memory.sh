@@ -5,6 +5,7 @@
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
+export MHC_P2P__LISTEN=127.0.0.1
 mhc=$PWD/target/release/mhc
 size_mib=${SIZE_MIB:-4096}
 idle_s=${IDLE_S:-60}
@@ -35,7 +36,7 @@ start() {
 # The text field $1 of the JSON on stdin.
 field() { sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" | head -n1; }
 
-status_kib() { sed -n "s/^$2: *\([0-9]*\) kB/\1/p" "/proc/${pid[$1]}/status"; }
+status_kib() { sed -n "s/^$2:[[:space:]]*\([0-9]*\) kB/\1/p" "/proc/${pid[$1]}/status"; }
 resident() { status_kib "$1" VmRSS; }
 
 # Peaks are counted from here on.
