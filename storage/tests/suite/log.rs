@@ -53,6 +53,21 @@ async fn a_gap_is_filled_late() {
 }
 
 #[tokio::test]
+async fn a_thousand_repetitions_change_nothing() {
+    let (store, _dir) = testing::open(vec![Arc::new(Notes)]).unwrap();
+    let mut author = Author::new(1, network());
+    let [first, second] = ["first", "second"].map(|text| author.write(NOTE, text).unwrap());
+    append(&store, &first).await;
+    append(&store, &second).await;
+    let digest = store.index_digest().unwrap();
+    let mut news = store.subscribe();
+    let repeated = store.append([vec![first; 500], vec![second; 500]].concat()).await.unwrap();
+    assert_eq!(repeated, vec![Outcome::Duplicate; 1000]);
+    assert_eq!((store.count().unwrap(), store.index_digest().unwrap()), (2, digest));
+    assert!(news.try_recv().is_err(), "a repetition was announced");
+}
+
+#[tokio::test]
 async fn what_waits_is_bounded_for_each_author() {
     let (store, _dir) = testing::open(vec![]).unwrap();
     let (mut flood, mut other) = (Author::new(1, network()), Author::new(2, network()));
