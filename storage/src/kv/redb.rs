@@ -43,6 +43,12 @@ impl Redb {
         }
         Ok(Self(builder(options).open(path).map_err(database)?))
     }
+
+    /// Opens what `backend` holds, creating it when that is nothing; for tests with disks that misbehave.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn on(backend: impl ::redb::StorageBackend, options: &RedbOptions) -> Result<Self, KvError> {
+        Ok(Self(builder(options).create_with_backend(backend).map_err(database)?))
+    }
 }
 
 fn builder(options: &RedbOptions) -> ::redb::Builder {

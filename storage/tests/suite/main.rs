@@ -13,6 +13,7 @@ mod kill;
 mod log;
 mod power;
 mod records;
+mod torn;
 
 /// The kind of the suite's records.
 const NOTE: mhc_protocol::record::RecordKind = mhc_protocol::record::RecordKind::new("note.v1");
