@@ -12,6 +12,7 @@ use libp2p::{
 };
 use mhc_protocol::{NetworkId, SecretKey, ticket::Ticket, wire::records_topic};
 use mhc_testnet::{Rng, node::text};
+use serde_json::json;
 use tokio::{runtime::Runtime, time::timeout};
 
 use super::{SOON, hostile::HelloCodec, join, knows, lists, random_file, start};
@@ -142,4 +143,35 @@ fn gossip_that_breaks_every_bound_does_no_harm() -> Result<()> {
     let (file, _) = random_file(&a, "f.bin", &mut Rng::new(16), 1000)?;
     let content = text(&a.publish(&file, &[])?, "content")?;
     lists(&b, &content, SOON).context("honest gossip doesn't get through any more")
+}
+
+/// More, in bytes, than sockets and stream windows take up.
+const RECORDS: usize = 1_000;
+
+#[test]
+fn a_member_that_stops_reading_holds_nobody_up() -> Result<()> {
+    let mut a = start("a")?;
+    let (b, c) = (join("b", &a.ticket()?)?, join("c", &a.ticket()?)?);
+    knows(&b, &a)?;
+    knows(&c, &a)?;
+    let (file, _) = random_file(&a, "f.bin", &mut Rng::new(17), 1000)?;
+    let published = a.publish(&file, &[])?;
+    lists(&c, &text(&published, "content")?, SOON)?;
+
+    c.freeze()?;
+    let (before, http) = (a.resident_bytes()?, a.http()?);
+    let mut last = String::new();
+    for n in 0..RECORDS {
+        let body = json!({ "blob": published["blob"], "title": n.to_string(), "description": "x".repeat(5_000) });
+        let headers = [("content-type", "application/json")];
+        let reply = http.request("POST", "/api/v1/videos", &headers, body.to_string().as_bytes())?;
+        ensure!(reply.status == 201, "{}: {}", reply.status, reply.text());
+        last = text(&reply.json()?, "content")?;
+    }
+    lists(&b, &last, SOON).context("gossip goes on beside a member that doesn't read")?;
+    let grown = a.resident_bytes()?.saturating_sub(before);
+    ensure!(a.is_alive() && grown < 64 << 20, "{} MiB more memory", grown >> 20);
+
+    c.thaw()?;
+    lists(&c, &last, SOON).context("it catches up once it reads again")
 }
