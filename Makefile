@@ -25,7 +25,7 @@ test: setup-test ## Install what the tests need and run all of them
 	@$(MAKE) --no-print-directory unit fuzz-smoke
 
 unit: ## Run the tests without installing anything
-	$(CARGO) test --workspace --locked --features $(FEATURES)
+	$(CARGO) test --workspace --locked --no-fail-fast --features $(FEATURES)
 
 lint: ## Formatting, clippy, licences and sources of dependencies
 	@scripts/check-toolchain.sh

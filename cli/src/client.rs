@@ -67,6 +67,9 @@ impl Client {
 
     /// A client of the gateway at `addr`.
     pub(crate) fn new(addr: SocketAddr, token: String) -> Result<Self, Failure> {
+        // Libraries of the tree turn off each other's default, and reqwest panics without one, TLS or not. Fails when
+        // one is installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
         let http = http.no_proxy().redirect(reqwest::redirect::Policy::none()).build();
         let http = http.map_err(|error| Failure::failed(format!("can't make an HTTP client: {}", causes(&error))))?;

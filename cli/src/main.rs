@@ -20,8 +20,6 @@ use crate::{args::Args, failure::Failure};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // Libraries of the tree turn off each other's default, and then panic without one. Fails when there is one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = runtime().and_then(|runtime| {
         let outcome = runtime.block_on(commands::run(args));
         // Whatever still runs was told to stop and had its time.
