@@ -18,8 +18,10 @@ use crate::{
     output::{self, Output, remark},
 };
 
-/// What is logged unless `MHC_LOG` says otherwise: our own words, and trouble of the libraries.
-pub(crate) const LOG_FILTER: &str = "warn,mhc=info,mhc_node=info,mhc_platform=info,mhc_storage=info,mhc_api=info";
+/// What is logged unless `MHC_LOG` says otherwise: our own words, and trouble of the libraries; but not that a first
+/// node knows nobody yet, which the DHT finds worth a warning.
+pub(crate) const LOG_FILTER: &str =
+    "warn,libp2p_kad=error,mhc=info,mhc_node=info,mhc_platform=info,mhc_storage=info,mhc_api=info";
 /// How long a clean stop may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
