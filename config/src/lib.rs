@@ -80,6 +80,9 @@ config! {
         mdns: bool = true;
         /// Tickets of nodes to connect to at every start, as `mhc ticket` prints them.
         peers: Vec<String>, check tickets, example r#"["mhc1..."]"#;
+        /// Most bytes a second that are sent to other nodes. Set a little below what the uplink carries, it keeps
+        /// the uplink usable, and what somebody is watching goes before copies. Without it there is no limit.
+        upload_bytes_per_s: Option<u64>, check at_least_a_group, example "1000000";
     }
 
     /// Settings of what is kept on disk.
@@ -142,6 +145,11 @@ fn listen(addresses: &[IpAddr]) -> Result<(), String> {
 
 fn at_most(most: u64) -> impl Fn(&Option<u64>) -> Result<(), String> {
     move |value| value.as_ref().map_or(Ok(()), between(0, most))
+}
+
+/// Less than a chunk group a second isn't a node that serves.
+fn at_least_a_group(rate: &Option<u64>) -> Result<(), String> {
+    rate.as_ref().map_or(Ok(()), between(16 << 10, 1 << 50))
 }
 
 fn name(name: &Option<String>) -> Result<(), String> {

@@ -14,6 +14,7 @@ pub mod record;
 pub mod sched;
 pub mod ticket;
 pub mod time;
+pub mod upload;
 pub mod wire;
 
 pub use id::{AuthorId, BlobHash, NetworkId, NodeId, ParseIdError, RecordId};

@@ -3,9 +3,9 @@
 //! [`Fetcher`] is a [`RangeSource`](mhc_storage::source::RangeSource) over the local store and every provider that
 //! [`Peers`] knows. One task (`transfer`) owns each blob in transfer: it finds and connects providers, proves the
 //! blob's size, and drives the pure [`Scheduler`](mhc_protocol::sched::Scheduler). Each unit the scheduler asks for is
-//! one request of iroh-blobs' `/iroh-bytes/4` (`unit`), decoded and verified item by item before it is written to the
-//! store. Readers (`source`) see new bytes through the store's watch; they never touch the network.
+//! one request of `/iroh-bytes/4` (`answer`), verified (`verify`) before it is written to the store (`unit`). Readers (`source`) see new bytes through the store's watch; they never touch the network.
 
+mod answer;
 mod engine;
 #[cfg(any(test, feature = "testing"))]
 pub mod hostile;
@@ -17,6 +17,7 @@ mod source;
 mod tests;
 mod transfer;
 mod unit;
+mod verify;
 
 pub use engine::{FetchOptions, Fetcher, Progress, SourceShare, TransferInfo};
 pub use metrics::FetchMetrics;

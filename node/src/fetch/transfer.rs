@@ -17,7 +17,7 @@ use mhc_storage::{blob::PartialBlob, source::SourceError};
 use range_collections::range_set::RangeSetRange;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,9 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use super::{
     ConnectError, Misbehaviour, TransferInfo,
+    answer::{Observation, prove_size},
     engine::{Shared, lock},
-    unit::{Unit, UnitError, UnitEvent, prove_size},
+    unit::{Unit, UnitError, UnitEvent},
 };
 
 /// Candidates considered at once; more are ignored.
@@ -73,7 +74,7 @@ fn demand_id(reader: u64, index: usize) -> DemandId {
 enum Peer {
     Connecting,
     Proving(Connection),
-    Ready(Connection),
+    Ready(Ready),
     /// Not tried again before `retry_at`.
     Away {
         retry_at: Instant,
@@ -81,12 +82,27 @@ enum Peer {
     Banned,
 }
 
+/// A provider that units are given to.
+struct Ready {
+    connection: Connection,
+    /// Listens to what it says it has.
+    observer: AbortHandle,
+    /// What it said last; it may have anything as long as it says nothing.
+    has: Option<ChunkRanges>,
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        self.observer.abort();
+    }
+}
+
 enum Done {
     Candidates(Vec<NodeId>),
     Connected(NodeId, Result<Connection, ConnectError>),
     Proved(NodeId, Result<u64, UnitError>),
-    /// A unit's own report is in the events.
-    Unit,
+    /// A unit or an observer; what they have to report is in the events and sightings.
+    Reported,
 }
 
 /// What exists once the size is proven and somebody wants bytes.
@@ -116,6 +132,8 @@ pub(super) struct Transfer {
     units: BTreeMap<UnitId, CancellationToken>,
     events: mpsc::Receiver<UnitEvent>,
     events_of_units: mpsc::Sender<UnitEvent>,
+    sightings: mpsc::Receiver<(NodeId, ChunkRanges)>,
+    sightings_of_observers: mpsc::Sender<(NodeId, ChunkRanges)>,
     started: Instant,
     idle_since: Instant,
     counted_active: bool,
@@ -129,6 +147,7 @@ impl Transfer {
         info: Arc<Mutex<TransferInfo>>,
     ) -> Self {
         let (events_of_units, events) = mpsc::channel(256);
+        let (sightings_of_observers, sightings) = mpsc::channel(16);
         let now = Instant::now();
         let (size_bytes, banned) = {
             let ledger = lock(&shared.ledger);
@@ -154,6 +173,8 @@ impl Transfer {
             units: BTreeMap::new(),
             events,
             events_of_units,
+            sightings,
+            sightings_of_observers,
             started: now,
             idle_since: now,
             counted_active: false,
@@ -178,6 +199,7 @@ impl Transfer {
                 () = token.cancelled() => break,
                 Some(command) = self.commands.recv() => self.on_command(command).await,
                 Some(event) = self.events.recv() => self.on_event(event),
+                Some((node, has)) = self.sightings.recv() => self.on_sighting(node, has),
                 Some(done) = self.jobs.join_next() => self.on_done(done),
                 () = sleep_until(wake) => {}
             }
@@ -208,7 +230,7 @@ impl Transfer {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Request { unit, provider, range } => self.start_unit(unit, provider, range),
+            Effect::Request { unit, provider, range, class } => self.start_unit(unit, provider, range, class),
             Effect::Cancel { unit, provider, why } => {
                 if let Some(cancelled) = self.units.remove(&unit) {
                     cancelled.cancel();
@@ -222,8 +244,8 @@ impl Transfer {
         }
     }
 
-    fn start_unit(&mut self, id: UnitId, node: NodeId, range: std::ops::Range<u64>) {
-        let (Some(active), Some(Peer::Ready(connection))) = (&mut self.active, self.peers.get(&node)) else {
+    fn start_unit(&mut self, id: UnitId, node: NodeId, range: std::ops::Range<u64>, class: DemandClass) {
+        let (Some(active), Some(Peer::Ready(ready))) = (&mut self.active, self.peers.get(&node)) else {
             if let Some(active) = &mut self.active {
                 active.sched.provider_left(node);
             }
@@ -234,9 +256,10 @@ impl Transfer {
         let unit = Unit {
             id,
             node,
-            connection: connection.clone(),
+            connection: ready.connection.clone(),
             hash: self.hash,
             range,
+            class,
             partial: active.partial.clone(),
             shared: self.shared.clone(),
             events: self.events_of_units.clone(),
@@ -244,7 +267,7 @@ impl Transfer {
         };
         self.spawn(async move {
             unit.run().await;
-            Done::Unit
+            Done::Reported
         });
     }
 
@@ -351,7 +374,12 @@ impl Transfer {
         let mut sched = Scheduler::new(size_bytes, have, self.shared.options.scheduler.clone());
         for (node, peer) in &self.peers {
             match peer {
-                Peer::Ready(_) => sched.provider_joined(*node),
+                Peer::Ready(ready) => {
+                    sched.provider_joined(*node);
+                    if let Some(has) = &ready.has {
+                        sched.provider_has(*node, groups_of_chunks(has, size_bytes));
+                    }
+                }
                 Peer::Banned => sched.provider_lied(*node),
                 Peer::Connecting | Peer::Proving(_) | Peer::Away { .. } => {}
             }
@@ -418,7 +446,7 @@ impl Transfer {
 
     fn on_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
-            Ok(Done::Unit) => {}
+            Ok(Done::Reported) => {}
             Ok(Done::Candidates(nodes)) => self.on_candidates(nodes),
             Ok(Done::Connected(node, result)) => self.on_connected(node, result),
             Ok(Done::Proved(node, result)) => self.on_proved(node, result),
@@ -477,10 +505,39 @@ impl Transfer {
     // ---- providers ----
 
     fn join(&mut self, node: NodeId, connection: Connection) {
-        self.peers.insert(node, Peer::Ready(connection));
+        let observer = self.observe(node, connection.clone());
+        self.peers.insert(node, Peer::Ready(Ready { connection, observer, has: None }));
         if let Some(active) = &mut self.active {
             active.sched.provider_joined(node);
         }
+    }
+
+    /// Listens to what `node` has of the blob. Who doesn't say is asked for anything.
+    fn observe(&mut self, node: NodeId, connection: Connection) -> AbortHandle {
+        let (sightings, hash) = (self.sightings_of_observers.clone(), self.hash);
+        self.jobs.spawn(async move {
+            if let Ok(mut observation) = Observation::ask(&connection, hash).await {
+                while let Some(has) = observation.next().await {
+                    if sightings.send((node, has)).await.is_err() {
+                        break;
+                    }
+                }
+            }
+            Done::Reported
+        })
+    }
+
+    fn on_sighting(&mut self, node: NodeId, has: ChunkRanges) {
+        let Some(Peer::Ready(ready)) = self.peers.get_mut(&node) else { return };
+        if has.is_empty() {
+            // Its place is for somebody who has something.
+            self.lose(node);
+            return;
+        }
+        if let (Some(active), Some(size_bytes)) = (&mut self.active, self.size_bytes) {
+            active.sched.provider_has(node, groups_of_chunks(&has, size_bytes));
+        }
+        ready.has = Some(has);
     }
 
     /// The connection ended: try again soon.

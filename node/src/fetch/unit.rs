@@ -1,39 +1,41 @@
-//! One request to one provider: ask, verify item by item, store.
+//! One request to one provider: ask, receive, verify, store.
 //!
-//! The wire is iroh-blobs' `/iroh-bytes/4`: the request in postcard on a fresh bidirectional stream, which is then
-//! finished; the answer is the blob's size (8 bytes, little endian) and the bao encoding of the ranges in 16 KiB chunk
-//! groups. The stream is read here, not by `iroh_blobs::get`, because that accepts surplus bytes and absurd sizes.
+//! The wire is `/iroh-bytes/4` ([`super::answer`]). The task only collects bytes from the network; what has come is
+//! verified and written on a blocking thread while the next bytes arrive. How much goes over at once follows the rates:
+//! while one batch is worked on the next one grows, up to [`BATCH_BYTES`], which is also what bounds a unit's memory.
 
-use std::{io, ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use bao_tree::{
-    BaoTree, ChunkNum, ChunkRanges,
-    io::{
-        BaoContentItem, DecodeError,
-        fsm::{ResponseDecoder, ResponseDecoderNext},
-    },
+use bao_tree::io::BaoContentItem;
+use bytes::Bytes;
+use iroh::endpoint::Connection;
+use mhc_protocol::{
+    BlobHash, NodeId,
+    sched::{DemandClass, UnitId},
 };
-use iroh::endpoint::{Connection, ReadExactError, RecvStream};
-use iroh_blobs::{
-    protocol::{GetRequest, Request},
-    util::RecvStreamAsyncStreamReader,
-};
-use mhc_protocol::{BlobHash, NodeId, sched::UnitId};
-use mhc_storage::blob::{BLOCK_SIZE, BlobError, PartialBlob};
+use mhc_storage::blob::{BlobError, PartialBlob};
 use tokio::{
     sync::mpsc,
+    task::{JoinError, JoinHandle},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{BadBytes, engine::Shared};
+use super::{
+    BadBytes,
+    answer::{Answer, chunks_of},
+    engine::Shared,
+    verify::Verifier,
+};
 
-/// Larger claims are lies; also keeps bao-tree's arithmetic from overflowing.
-const MAX_BLOB_BYTES: u64 = 1 << 60;
-/// Verified bytes that are written at once.
-const BATCH_BYTES: usize = 128 << 10;
-/// Verified bytes are written at the latest after this, so that a slow provider's bytes are used as they come.
-const BATCH_AGE: Duration = Duration::from_millis(100);
+/// Encoded bytes that are verified and written at once, at most.
+const BATCH_BYTES: usize = 256 << 10;
+/// Fewer wait a moment for more, so that a fast provider's bytes don't go over in crumbs.
+const WORTHWHILE_BYTES: usize = 96 << 10;
+/// How long they wait when nobody watches.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Longest item of an encoding: a chunk group.
+const MAX_ITEM_BYTES: usize = 16 << 10;
 /// How long the end of the stream is waited for after the last byte.
 const END_WAIT: Duration = Duration::from_millis(500);
 
@@ -87,10 +89,12 @@ pub(super) struct Unit {
     pub(super) hash: BlobHash,
     /// Whole chunk groups, cut at the blob's end.
     pub(super) range: Range<u64>,
+    /// How urgent it is; the provider is told.
+    pub(super) class: DemandClass,
     pub(super) partial: PartialBlob,
     pub(super) shared: Arc<Shared>,
     pub(super) events: mpsc::Sender<UnitEvent>,
-    /// Ends it at the next item; what is verified is still stored and accounted for.
+    /// Ends it; what is verified by then is still stored and accounted for.
     pub(super) cancelled: CancellationToken,
 }
 
@@ -103,194 +107,237 @@ impl Unit {
     }
 
     async fn fetch(&self) -> Result<(), UnitError> {
+        let ranges = chunks_of(&self.range);
         let mut answer = tokio::select! {
-            answer = self.ask() => answer?,
+            answer = Answer::ask(&self.connection, self.hash, ranges, self.class) => answer?,
             () = self.cancelled.cancelled() => return Err(UnitError::Cancelled),
         };
-        let mut batch = Batch::default();
-        loop {
-            let step = answer.next();
-            tokio::pin!(step);
-            let item = loop {
-                tokio::select! {
-                    biased;
-                    () = self.cancelled.cancelled() => break Err(UnitError::Cancelled),
-                    item = &mut step => break item,
-                    () = sleep_until(batch.due), if !batch.items.is_empty() => self.store(&mut batch).await?,
-                }
-            };
-            match item {
-                Ok(Some(item)) => batch.push(item),
-                Ok(None) => break,
-                Err(error) => {
-                    self.store(&mut batch).await?;
-                    return Err(error);
-                }
-            }
-            if batch.bytes >= BATCH_BYTES {
-                self.store(&mut batch).await?;
-            }
-        }
-        self.store(&mut batch).await?;
-        answer.end().await
-    }
-
-    async fn ask(&self) -> Result<Answer, UnitError> {
-        let start = ChunkNum(self.range.start >> 10);
-        let ranges = ChunkRanges::from(start..ChunkNum(self.range.end.div_ceil(1 << 10).max(start.0 + 1)));
-        let answer = Answer::ask(&self.connection, self.hash, ranges).await?;
-        match answer.size_bytes == self.partial.size_bytes() {
-            true => Ok(answer),
-            false => Err(UnitError::Lied(BadBytes::Size)),
-        }
-    }
-
-    async fn store(&self, batch: &mut Batch) -> Result<(), UnitError> {
-        let full = std::mem::take(batch);
-        if full.items.is_empty() {
-            return Ok(());
-        }
-        // Counted first: who sees the last byte in the store sees its source too.
-        self.shared.count_received(self.hash, self.node, full.bytes as u64);
-        self.partial.write(full.items).await?;
-        if let Some(range) = full.range {
-            let stored = UnitEvent::Stored { unit: self.id, range };
-            let _ = self.events.send(stored).await;
-        }
-        Ok(())
-    }
-}
-
-/// Asks for the blob's last chunk, which proves its size.
-pub(super) async fn prove_size(connection: &Connection, hash: BlobHash) -> Result<u64, UnitError> {
-    let last = ChunkRanges::from(ChunkNum(u64::MAX)..);
-    let mut answer = Answer::ask(connection, hash, last).await?;
-    while answer.next().await?.is_some() {}
-    let size_bytes = answer.size_bytes;
-    answer.end().await?;
-    Ok(size_bytes)
-}
-
-/// Verified items on their way to the store.
-struct Batch {
-    items: Vec<BaoContentItem>,
-    /// The bytes of its leaves; they follow each other.
-    range: Option<Range<u64>>,
-    bytes: usize,
-    due: Instant,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self { items: Vec::new(), range: None, bytes: 0, due: Instant::now() + BATCH_AGE }
-    }
-}
-
-impl Batch {
-    fn push(&mut self, item: BaoContentItem) {
-        if self.items.is_empty() {
-            self.due = Instant::now() + BATCH_AGE;
-        }
-        if let BaoContentItem::Leaf(leaf) = &item {
-            let start = self.range.as_ref().map_or(leaf.offset, |range| range.start);
-            self.range = Some(start..leaf.offset + leaf.data.len() as u64);
-            self.bytes += leaf.data.len();
-        }
-        self.items.push(item);
-    }
-}
-
-type Decoder = ResponseDecoder<RecvStreamAsyncStreamReader<RecvStream>>;
-
-/// An answer being read.
-struct Answer {
-    /// As claimed; proven once the last chunk was verified.
-    size_bytes: u64,
-    connection: Connection,
-    state: State,
-}
-
-enum State {
-    Reading(Decoder),
-    /// All items were read.
-    Read(RecvStream),
-    /// An error was returned.
-    Failed,
-}
-
-impl Answer {
-    async fn ask(connection: &Connection, hash: BlobHash, ranges: ChunkRanges) -> Result<Self, UnitError> {
-        let gone = |error: &dyn std::fmt::Display| UnitError::Gone(error.to_string());
-        let request = GetRequest::blob_ranges((*hash.as_bytes()).into(), ranges.clone());
-        let request = postcard::to_stdvec(&Request::Get(request)).map_err(|error| gone(&error))?;
-        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| gone(&error))?;
-        // A provider that stops reading has still answered: what it says is on the other half.
-        let sent = send.write_all(&request).await;
-        let _ = send.finish();
-        let mut size = [0; 8];
-        receive.read_exact(&mut size).await.map_err(|error| match error {
-            ReadExactError::FinishedEarly(_) => UnitError::Missing,
-            ReadExactError::ReadError(error) => read_failed(io::Error::from(error), connection),
-        })?;
-        sent.map_err(|error| gone(&error))?;
-        let size_bytes = u64::from_le_bytes(size);
-        if size_bytes > MAX_BLOB_BYTES {
+        if answer.size_bytes != self.partial.size_bytes() {
             return Err(UnitError::Lied(BadBytes::Size));
         }
-        let tree = BaoTree::new(size_bytes, BLOCK_SIZE);
-        let root = (*hash.as_bytes()).into();
-        let decoder = ResponseDecoder::new(root, ranges, tree, RecvStreamAsyncStreamReader::new(receive));
-        Ok(Self { size_bytes, connection: connection.clone(), state: State::Reading(decoder) })
+        let mut store = Store { idle: Some(answer.verifier()), busy: None };
+        let mut inbox = Inbox::new(self.range.end - self.range.start);
+        let received = self.receive(&mut answer, &mut inbox, &mut store).await;
+        // Whatever ended it: what has come is kept.
+        let complete = self.store_rest(&mut inbox, store).await?;
+        match (complete, received) {
+            (true, _) if inbox.filled() > 0 => Err(UnitError::Lied(BadBytes::Surplus)),
+            (true, _) => self.end(answer).await,
+            (false, Err(error)) => Err(error),
+            (false, Ok(())) => Err(UnitError::Missing),
+        }
     }
 
-    /// The next verified item; `None` after the last.
-    async fn next(&mut self) -> Result<Option<BaoContentItem>, UnitError> {
-        match std::mem::replace(&mut self.state, State::Failed) {
-            State::Reading(decoder) => match decoder.next().await {
-                ResponseDecoderNext::More((decoder, Ok(item))) => {
-                    self.state = State::Reading(decoder);
-                    Ok(Some(item))
+    /// Until the answer ends or all of it is here.
+    async fn receive(&self, answer: &mut Answer, inbox: &mut Inbox, store: &mut Store) -> Result<(), UnitError> {
+        loop {
+            if let Some(verifier) = &store.idle {
+                let Some(needs) = verifier.needs() else { return Ok(()) };
+                if inbox.filled() >= needs && (inbox.is_worthwhile() || self.is_due(inbox)) {
+                    store.start(self.batch(inbox));
                 }
-                ResponseDecoderNext::More((_, Err(error))) => Err(self.decode_failed(error)),
-                ResponseDecoderNext::Done(stream) => {
-                    self.state = State::Read(stream.into_inner());
-                    Ok(None)
-                }
-            },
-            read_or_failed => {
-                self.state = read_or_failed;
-                Ok(None)
+            }
+            let due = inbox.since.map(|since| since + self.patience());
+            tokio::select! {
+                biased;
+                () = self.cancelled.cancelled() => return Err(UnitError::Cancelled),
+                stored = store.stored() => self.note(stored, inbox, store).await?,
+                read = answer.read(inbox.room()), if inbox.has_room() => match read? {
+                    0 => return Ok(()),
+                    bytes => inbox.grow(bytes),
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some_and(|due| due > Instant::now()) => {}
             }
         }
+    }
+
+    /// Somebody watches: every group counts.
+    fn patience(&self) -> Duration {
+        if self.class == DemandClass::Playhead { Duration::ZERO } else { PATIENCE }
+    }
+
+    fn is_due(&self, inbox: &Inbox) -> bool {
+        inbox.since.is_some_and(|since| since.elapsed() >= self.patience())
+    }
+
+    /// Waits for what is being stored, and stores what is left. True when that was all of the answer.
+    async fn store_rest(&self, inbox: &mut Inbox, mut store: Store) -> Result<bool, UnitError> {
+        loop {
+            match store.idle.as_ref().map(Verifier::needs) {
+                Some(None) => return Ok(true),
+                Some(Some(needs)) if inbox.filled() < needs => return Ok(false),
+                Some(Some(_)) => store.start(self.batch(inbox)),
+                None => {
+                    let stored = store.stored().await;
+                    self.note(stored, inbox, &mut store).await?;
+                }
+            }
+        }
+    }
+
+    fn batch(&self, inbox: &mut Inbox) -> Batch {
+        Batch {
+            bytes: inbox.take(),
+            partial: self.partial.clone(),
+            shared: self.shared.clone(),
+            hash: self.hash,
+            node: self.node,
+        }
+    }
+
+    /// A batch is stored: says so, and takes back what belongs to the next one.
+    async fn note(
+        &self,
+        stored: Result<Stored, JoinError>,
+        inbox: &mut Inbox,
+        store: &mut Store,
+    ) -> Result<(), UnitError> {
+        let stored = stored.map_err(|error| UnitError::Gone(error.to_string()))?;
+        if let Some(range) = stored.range {
+            let event = UnitEvent::Stored { unit: self.id, range };
+            let _ = self.events.send(event).await; // A transfer that ended doesn't want to know.
+        }
+        inbox.give_back(&stored.rest);
+        *store = Store { idle: Some(stored.verifier), busy: None };
+        stored.result
     }
 
     /// Nothing may follow the last item.
-    async fn end(self) -> Result<(), UnitError> {
-        let State::Read(mut stream) = self.state else { return Ok(()) };
-        match timeout(END_WAIT, stream.read_chunk(1)).await {
-            Ok(Ok(Some(_))) => Err(UnitError::Lied(BadBytes::Surplus)),
+    async fn end(&self, mut answer: Answer) -> Result<(), UnitError> {
+        match timeout(END_WAIT, answer.read(&mut [0])).await {
+            Ok(Ok(1..)) => Err(UnitError::Lied(BadBytes::Surplus)),
             // Everything has come: how the stream ends doesn't matter.
-            Ok(Ok(None) | Err(_)) | Err(_) => Ok(()),
-        }
-    }
-
-    fn decode_failed(&self, error: DecodeError) -> UnitError {
-        match error {
-            DecodeError::ParentHashMismatch(_) => UnitError::Lied(BadBytes::ParentHash),
-            DecodeError::LeafHashMismatch(_) => UnitError::Lied(BadBytes::LeafHash),
-            DecodeError::ParentNotFound(_) | DecodeError::LeafNotFound(_) => UnitError::Missing,
-            DecodeError::Io(error) => read_failed(error, &self.connection),
+            Ok(Ok(0) | Err(_)) | Err(_) => Ok(()),
         }
     }
 }
 
-/// A reset stream and one that ends inside an item are refusals; anything else is a lost connection.
-fn read_failed(error: io::Error, connection: &Connection) -> UnitError {
-    match (error.kind(), connection.close_reason()) {
-        (_, Some(reason)) => UnitError::Gone(reason.to_string()),
-        (io::ErrorKind::ConnectionReset | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof, None) => {
-            UnitError::Missing
-        }
-        (_, None) => UnitError::Gone(error.to_string()),
+/// Encoded bytes that have come and wait to be verified.
+struct Inbox {
+    /// Begins with room for what an earlier batch gives back.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    capacity: usize,
+    /// When the oldest of them came.
+    since: Option<Instant>,
+}
+
+impl Inbox {
+    /// For an answer about `bytes` bytes.
+    fn new(bytes: u64) -> Self {
+        let capacity =
+            MAX_ITEM_BYTES + usize::try_from(bytes + bytes / 128).unwrap_or(BATCH_BYTES).clamp(8 << 10, BATCH_BYTES);
+        Self { buffer: vec![], start: MAX_ITEM_BYTES, end: MAX_ITEM_BYTES, capacity, since: None }
     }
+
+    fn filled(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn is_worthwhile(&self) -> bool {
+        self.filled() >= WORTHWHILE_BYTES || !self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        self.end < self.capacity
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        self.buffer.resize(self.capacity, 0);
+        &mut self.buffer[self.end..]
+    }
+
+    fn grow(&mut self, bytes: usize) {
+        self.end += bytes;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn take(&mut self) -> Bytes {
+        let taken = Bytes::from(std::mem::take(&mut self.buffer)).slice(self.start..self.end);
+        (self.start, self.end, self.since) = (MAX_ITEM_BYTES, MAX_ITEM_BYTES, None);
+        taken
+    }
+
+    /// The beginning of an item whose end wasn't there; it goes before what has come since.
+    fn give_back(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
+        self.buffer.resize(self.capacity, 0);
+        self.start = MAX_ITEM_BYTES - rest.len();
+        self.buffer[self.start..MAX_ITEM_BYTES].copy_from_slice(rest);
+        self.since.get_or_insert_with(Instant::now);
+    }
+}
+
+/// The one batch that may be worked on, or what is needed to begin one.
+struct Store {
+    idle: Option<Verifier>,
+    busy: Option<JoinHandle<Stored>>,
+}
+
+impl Store {
+    fn start(&mut self, batch: Batch) {
+        let Some(verifier) = self.idle.take() else { return };
+        self.busy = Some(tokio::task::spawn_blocking(move || batch.store(verifier)));
+    }
+
+    /// Until the batch is stored; for ever when there is none.
+    async fn stored(&mut self) -> Result<Stored, JoinError> {
+        match &mut self.busy {
+            Some(batch) => batch.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Bytes on their way to a blocking thread.
+struct Batch {
+    bytes: Bytes,
+    partial: PartialBlob,
+    shared: Arc<Shared>,
+    hash: BlobHash,
+    node: NodeId,
+}
+
+/// What became of them.
+struct Stored {
+    verifier: Verifier,
+    /// Not a whole item.
+    rest: Bytes,
+    /// Verified and stored.
+    range: Option<Range<u64>>,
+    result: Result<(), UnitError>,
+}
+
+impl Batch {
+    fn store(self, mut verifier: Verifier) -> Stored {
+        let mut items = vec![];
+        let verified = verifier.push(&self.bytes, &mut items);
+        let mut range = range_of(&items);
+        let bytes = range.as_ref().map_or(0, |range| range.end - range.start);
+        if bytes > 0 {
+            // Counted first: who sees the last byte in the store sees its source too.
+            self.shared.count_received(self.hash, self.node, bytes);
+        }
+        let written = if items.is_empty() { Ok(()) } else { self.partial.write_blocking(&items) };
+        if written.is_err() {
+            range = None;
+        }
+        let rest = verified.as_ref().map_or_else(|_| Bytes::new(), |used| self.bytes.slice(*used..));
+        let result = written.map_err(UnitError::from).and(verified.map(drop).map_err(UnitError::Lied));
+        Stored { verifier, rest, range, result }
+    }
+}
+
+/// The bytes of the leaves; they follow each other.
+fn range_of(items: &[BaoContentItem]) -> Option<Range<u64>> {
+    let mut leaves = items.iter().filter_map(|item| match item {
+        BaoContentItem::Leaf(leaf) => Some(leaf),
+        BaoContentItem::Parent(_) => None,
+    });
+    let first = leaves.next()?;
+    let last = leaves.last().unwrap_or(first);
+    Some(first.offset..last.offset + last.data.len() as u64)
 }

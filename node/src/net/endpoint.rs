@@ -12,6 +12,7 @@ use iroh::{
     endpoint::{Connection, Incoming, PortmapperConfig, QuicTransportConfig, VarInt, presets},
 };
 use mhc_protocol::NodeId;
+use noq_proto::congestion::CubicConfig;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -32,6 +33,9 @@ pub(super) const BYTES_ALPN: &[u8] = iroh_blobs::ALPN;
 pub(super) const SYNC_ALPN: &[u8] = b"/mhc/sync/1";
 const MAX_STREAMS: u32 = 128;
 const MAX_INCOMING: usize = 256;
+/// What a new connection may send before the first acknowledgement: a chunk group with its proof (16 KiB and some 20
+/// hash pairs) must arrive in one round trip, and 10 packets (RFC 9002) don't hold it. 32 packets is what CDNs use.
+const INITIAL_WINDOW_BYTES: u64 = 32 * 1_200;
 /// With so many connections, newcomers must first prove their address.
 const RETRY_ABOVE: usize = MAX_INCOMING / 4;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,15 +49,11 @@ pub(super) async fn bind(options: &NetOptions) -> Result<Endpoint, NetError> {
     let port = free_port(&options.listen, options.iroh_port, "--p2p-port", Udp)?;
     // With 0, each family may have a port of its own: the sockets' own choice can't be taken by others.
     let port = if options.iroh_port == 0 { 0 } else { port };
-    let transport = QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .build();
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&options.key.seed()))
         .alpns(vec![BYTES_ALPN.to_vec(), SYNC_ALPN.to_vec()])
         .portmapper_config(PortmapperConfig::Disabled)
-        .transport_config(transport)
+        .transport_config(transport())
         .clear_ip_transports();
     for ip in &options.listen {
         let addr = SocketAddr::new(*ip, port);
@@ -69,6 +69,18 @@ pub(super) async fn bind(options: &NetOptions) -> Result<Endpoint, NetError> {
         reason: error.to_string(),
     };
     builder.bind().await.map_err(failed)
+}
+
+/// Units are requests of a megabyte at most, several at a time, so the default window of a stream (1.25 MB) holds
+/// nobody up on any path; how much is in flight is the scheduler's choice.
+fn transport() -> QuicTransportConfig {
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW_BYTES);
+    QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .congestion_controller_factory(Arc::new(congestion))
+        .build()
 }
 
 /// Accepts connections until the endpoint closes.

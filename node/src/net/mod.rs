@@ -8,7 +8,7 @@
 //! | `gossip` | records: what arrives to the log, the outbox to the network |
 //! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
 //! | `endpoint` | iroh: who may connect, the pool of connections |
-//! | `provider` | answers `/iroh-bytes/4` |
+//! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
 //! | `sync` | pulls missed records, answers `/mhc/sync/1` |
 //! | `book`, `cache`, `peers` | what is known of peers, what is kept of it, how it is shown |
 //!
@@ -34,6 +34,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod upload;
 
 use std::{
     collections::HashSet,
@@ -101,6 +102,8 @@ pub struct NetOptions {
     pub name: String,
     /// The program's version, as peers see it.
     pub version: String,
+    /// Most bytes of blobs a second that are sent to peers; none for no limit.
+    pub upload_bytes_per_s: Option<u64>,
 }
 
 /// The running network. Clones share it; it stops with [`Net::shutdown`], or abruptly when the last clone is
@@ -141,6 +144,7 @@ impl Net {
             endpoint,
             commands,
             sync_pokes,
+            upload_bytes_per_s: options.upload_bytes_per_s,
         }));
         match cache::load(&shared) {
             Ok(known) => tracing::info!(known, "peers of earlier runs"),

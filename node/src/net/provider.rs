@@ -1,7 +1,8 @@
 //! The provider of bytes: ALPN `/iroh-bytes/4` of iroh-blobs, answered from our own store.
 //!
 //! A request is one bidirectional stream. Each blob of the answer is its size (8 bytes, little-endian) and the
-//! bao encoding of the ranges asked for, validated while it is read. What can't be answered resets the stream
+//! bao encoding of the ranges asked for, validated while it is read; one more byte behind the request says how
+//! urgent it is. Each piece of an answer passes the gate of [`super::upload`]. What can't be answered resets the stream
 //! with a code of the protocol. Everything a stranger can ask for is bounded: the request's size, blobs in a
 //! request, streams at a time, tiny requests per second, and how long a slow reader is waited for.
 
@@ -19,7 +20,7 @@ use iroh_blobs::protocol::{
     ChunkRangesSeq, ERR_INTERNAL, ERR_LIMIT, ERR_PERMISSION, GetManyRequest, GetRequest, ObserveItem, ObserveRequest,
     Request,
 };
-use mhc_protocol::{BlobHash, NodeId};
+use mhc_protocol::{BlobHash, NodeId, sched::DemandClass, upload::class_of_urgency};
 use mhc_storage::blob::BlobError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -27,6 +28,7 @@ use super::{
     ids,
     shared::{Shared, Tasks},
     throttle::{Rate, Throttle},
+    upload::Gate,
 };
 
 /// Longest request. Decoding takes time quadratic in the number of ranges, so this bounds that too.
@@ -57,22 +59,24 @@ const MAX_THROTTLED: usize = 4096;
 /// What all connections to the provider share.
 #[derive(Debug)]
 pub(super) struct Provider {
+    /// Where pieces of answers wait for their turn.
+    gate: Gate,
     streams: Arc<Semaphore>,
     by_node: Mutex<HashMap<NodeId, Weak<Semaphore>>>,
     throttle: Mutex<Throttle<NodeId>>,
 }
 
-impl Default for Provider {
-    fn default() -> Self {
+impl Provider {
+    /// Sends at most so many bytes a second, if there is a cap.
+    pub(super) fn new(upload_bytes_per_s: Option<u64>) -> Self {
         Self {
+            gate: Gate::new(upload_bytes_per_s),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             by_node: Mutex::default(),
             throttle: Mutex::new(Throttle::new(RATE, MAX_THROTTLED)),
         }
     }
-}
 
-impl Provider {
     /// Whether an answer is under way.
     pub(super) fn is_busy(&self) -> bool {
         self.streams.available_permits() < MAX_STREAMS
@@ -133,8 +137,14 @@ pub(super) async fn serve(shared: &Arc<Shared>, conn: Connection) {
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((send, recv)) = conn.accept_bi().await else { return };
-        let stream =
-            Stream { shared: Arc::clone(shared), observers: Arc::clone(&observers), node, send, sent_bytes: 0 };
+        let stream = Stream {
+            shared: Arc::clone(shared),
+            observers: Arc::clone(&observers),
+            node,
+            send,
+            class: DemandClass::Background,
+            sent_bytes: 0,
+        };
         tasks.spawn(async move {
             stream.answer(recv, place).await;
         });
@@ -146,6 +156,8 @@ struct Stream {
     observers: Arc<Semaphore>,
     node: NodeId,
     send: SendStream,
+    /// How urgent the answer is, once the request was read.
+    class: DemandClass,
     sent_bytes: u64,
 }
 
@@ -169,7 +181,10 @@ impl Stream {
 
     async fn try_answer(&mut self, recv: &mut RecvStream, place: OwnedSemaphorePermit) -> Result<(), Refusal> {
         self.wait_for_turn().await?;
-        let request = read_request(recv).await?;
+        let (request, class) = read_request(recv).await?;
+        self.class = class;
+        // Among the answers to one node; the gate sees to the rest.
+        let _ = self.send.set_priority(-(class as i32));
         let streams = Arc::clone(&self.shared.provider.streams);
         let overall = streams.acquire_owned().await.map_err(|_| Refusal::Gone)?;
         match request {
@@ -260,7 +275,7 @@ impl Stream {
     /// One blob: its size, then the encoding of `ranges`. Nothing is sent unless the store has them.
     async fn blob(&mut self, hash: BlobHash, ranges: ChunkRanges) -> Result<(), Refusal> {
         let size_bytes = self.shared.blobs.status(hash).ok_or(BlobError::Missing)?.size_bytes;
-        let (tx, mut rx) = mpsc::channel(QUEUE);
+        let (tx, mut rx) = mpsc::channel::<Bytes>(QUEUE);
         let blobs = self.shared.blobs.clone();
         let send = async {
             let mut header = Some(Bytes::copy_from_slice(&size_bytes.to_le_bytes()));
@@ -270,6 +285,8 @@ impl Stream {
                     result = self.write(header).await;
                 }
                 if result.is_ok() {
+                    let shared = Arc::clone(&self.shared);
+                    let _turn = shared.provider.gate.turn(self.node, self.class, piece.len() as u64).await;
                     result = self.write(piece).await;
                 }
             }
@@ -348,16 +365,17 @@ fn last_step(ranges: &ChunkRangesSeq) -> Result<u64, Refusal> {
     Ok(steps.iter().fold(0, |at, (step, _)| at.saturating_add(*step)))
 }
 
-async fn read_request(recv: &mut RecvStream) -> Result<Request, Refusal> {
+async fn read_request(recv: &mut RecvStream) -> Result<(Request, DemandClass), Refusal> {
     tokio::time::timeout(REQUEST_TIMEOUT, read_whole_request(recv)).await.map_err(|_| Refusal::Stalled)?
 }
 
-async fn read_whole_request(recv: &mut RecvStream) -> Result<Request, Refusal> {
+async fn read_whole_request(recv: &mut RecvStream) -> Result<(Request, DemandClass), Refusal> {
     let mut bytes = vec![0];
     recv.read_exact(&mut bytes).await.map_err(|_| Refusal::Malformed)?;
     if bytes == [PUSH] {
         return Err(Refusal::Push);
     }
     bytes.extend(recv.read_to_end(MAX_REQUEST_BYTES).await.map_err(|_| Refusal::Malformed)?);
-    postcard::from_bytes(&bytes).map_err(|_| Refusal::Malformed)
+    let (request, rest) = postcard::take_from_bytes(&bytes).map_err(|_| Refusal::Malformed)?;
+    Ok((request, class_of_urgency(rest.first().copied())))
 }

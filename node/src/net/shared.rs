@@ -97,11 +97,13 @@ pub(super) struct Parts {
     pub(super) endpoint: Endpoint,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) sync_pokes: mpsc::Sender<NodeId>,
+    pub(super) upload_bytes_per_s: Option<u64>,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { node, network, name, version, records, blobs, endpoint, commands, sync_pokes } = parts;
+        let Parts { node, network, name, version, records, blobs, endpoint, commands, sync_pokes, upload_bytes_per_s } =
+            parts;
         Self {
             node,
             network,
@@ -111,7 +113,7 @@ impl Shared {
             blobs,
             endpoint,
             pool: Pool::default(),
-            provider: Provider::default(),
+            provider: Provider::new(upload_bytes_per_s),
             sync_server: super::sync::Server::default(),
             stuck: super::sync::Stuck::default(),
             metrics: Arc::default(),

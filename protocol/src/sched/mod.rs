@@ -103,6 +103,8 @@ pub enum Effect {
         provider: NodeId,
         /// Whole chunk groups, cut at the blob's end.
         range: Range<u64>,
+        /// The most urgent demand for them.
+        class: DemandClass,
     },
     /// Stop `unit` and forget it.
     Cancel {
@@ -514,8 +516,10 @@ impl Scheduler {
         let unit = self.next_unit;
         self.next_unit += 1;
         let range = bytes_of(run, self.size_bytes);
+        let wanting = self.demands.values().filter(|wanted| wanted.groups.intersects(&groups));
+        let class = wanting.map(|wanted| wanted.demand.class).min().unwrap_or(DemandClass::Background);
         self.units.insert(unit, Unit { provider: node, groups, started: now, moved: now, got: Groups::empty() });
-        self.pending.push(Effect::Request { unit, provider: node, range });
+        self.pending.push(Effect::Request { unit, provider: node, range, class });
     }
 
     fn cancel(&mut self, id: UnitId, why: CancelReason) -> Option<NodeId> {

@@ -128,7 +128,7 @@ impl Sim {
     fn decide(&mut self) {
         for effect in self.sched.poll(Timestamp(self.now)) {
             match effect {
-                Effect::Request { unit, provider, range } => self.request(unit, provider, range),
+                Effect::Request { unit, provider, range, .. } => self.request(unit, provider, range),
                 Effect::Cancel { unit, provider, .. } => {
                     let had = self.running.remove(&unit);
                     assert!(had.is_none_or(|had| had == provider));

@@ -43,6 +43,11 @@ impl PartialBlob {
         blocking(move || writer.write(&items)).await
     }
 
+    /// [`PartialBlob::write`] for a caller that is on a blocking thread already.
+    pub fn write_blocking(&self, items: &[BaoContentItem]) -> Result<(), BlobError> {
+        self.writer.write(items)
+    }
+
     /// What of `ranges` isn't here yet. Chunks behind the blob's end don't count.
     pub fn missing(&self, ranges: &ChunkRanges) -> ChunkRanges {
         let wanted = ranges & &all_chunks(self.writer.size_bytes);
