@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("node", &["protocol", "config", "storage", "media", "satellite", "relay", "api", "platform"]),
     ("cli", &["node", "config", "protocol"]),
     ("testnet", &["protocol"]),
+    ("bench", &["testnet"]),
 ];
 
 /// What a crate's code must not mention, and why.
@@ -217,7 +218,8 @@ fn files_are_short() {
 /// Words in backticks and link targets that look like paths of this tree.
 fn paths_in(markdown: &str) -> Vec<String> {
     let ticked = markdown.split("```").step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2));
-    let tops = ["api/", "cli/", "config/", "docs/", "fuzz/", "media/", "node/", "platform/", "protocol/", "relay/"];
+    let tops =
+        ["api/", "bench/", "cli/", "config/", "docs/", "fuzz/", "media/", "node/", "platform/", "protocol/", "relay/"];
     let tops = [&tops[..], &["satellite/", "scripts/", "storage/", "testnet/", ".ci/"]].concat();
     let ticked =
         ticked.filter(|word| tops.iter().any(|top| word.starts_with(top)) && !word.contains([' ', '*', '{', '<']));
