@@ -13,10 +13,7 @@ use clap::Args;
 use mhc_testnet::Rng;
 use tempfile::TempDir;
 
-use crate::{
-    netns::{self, Netns},
-    runner::Rounds,
-};
+use crate::{netns, runner::Rounds};
 
 /// Longest wait for a program to be ready.
 pub(crate) const READY: Duration = Duration::from_secs(60);
@@ -79,7 +76,7 @@ impl Bench {
     }
 
     /// A command of this very program, in a namespace where one is given.
-    pub(crate) fn myself(&self, netns: Option<&Netns>, args: &[&str]) -> Result<Command> {
+    pub(crate) fn myself(&self, netns: Option<&str>, args: &[&str]) -> Result<Command> {
         let mut command = command_in(netns, std::env::current_exe()?);
         command.args(args);
         Ok(command)
@@ -147,12 +144,12 @@ fn fill(path: &Path, size_mib: u64) -> Result<()> {
 }
 
 /// A command in a namespace, or in the machine's own network.
-pub(crate) fn command_in(netns: Option<&Netns>, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn command_in(netns: Option<&str>, program: impl AsRef<std::ffi::OsStr>) -> Command {
     match netns {
         None => Command::new(program),
         Some(netns) => {
             let mut command = Command::new("ip");
-            command.args(["netns", "exec", netns.name()]).arg(program);
+            command.args(["netns", "exec", netns]).arg(program);
             command
         }
     }

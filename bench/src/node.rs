@@ -14,7 +14,6 @@ use tempfile::TempDir;
 
 use crate::{
     bench::{Bench, LONGEST, READY, command_in},
-    netns::Netns,
     proc::{Finished, Proc, run, run_with},
 };
 
@@ -26,23 +25,23 @@ pub(crate) struct Start<'a> {
     /// Tickets of nodes to connect to.
     pub(crate) peers: &'a [String],
     /// Where to start it; on loopback otherwise.
-    pub(crate) netns: Option<&'a Netns>,
+    pub(crate) netns: Option<&'a str>,
     pub(crate) env: &'a [(&'a str, &'a str)],
 }
 
 /// A running node with a home of its own, which ends and goes with it.
-pub(crate) struct Node<'a> {
+pub(crate) struct Node {
     // Dropped in this order: the process before its home.
     proc: Proc,
     home: TempDir,
     mhc: PathBuf,
-    netns: Option<&'a Netns>,
+    netns: Option<String>,
     id: String,
     http: String,
 }
 
-impl<'a> Node<'a> {
-    pub(crate) fn start(bench: &Bench, name: &str, start: &Start<'a>) -> Result<Self> {
+impl Node {
+    pub(crate) fn start(bench: &Bench, name: &str, start: &Start<'_>) -> Result<Self> {
         let home = bench.fresh_dir(name)?;
         let mut command = mhc(&bench.mhc(), home.path(), start.netns);
         command.args(["up", "--json", "--no-mdns", "--http", "127.0.0.1:0", "--p2p-port", "0"]);
@@ -53,7 +52,7 @@ impl<'a> Node<'a> {
         let mut proc = Proc::spawn(home.path(), "up", &command)?;
         let ready: Value = serde_json::from_str(&proc.wait_for("\"ready\"", READY)?)?;
         let (id, http) = (text(&ready, "node")?, text(&ready, "http")?);
-        Ok(Self { proc, home, mhc: bench.mhc(), netns: start.netns, id, http })
+        Ok(Self { proc, home, mhc: bench.mhc(), netns: start.netns.map(str::to_owned), id, http })
     }
 
     pub(crate) fn proc(&self) -> &Proc {
@@ -76,7 +75,7 @@ impl<'a> Node<'a> {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = mhc(&self.mhc, self.home.path(), self.netns);
+        let mut command = mhc(&self.mhc, self.home.path(), self.netns.as_deref());
         command.args(args).arg("--json");
         command
     }
@@ -144,7 +143,7 @@ impl<'a> Node<'a> {
 }
 
 /// `mhc` on a home, with nothing of the caller's environment that would change what it does.
-fn mhc(program: &Path, home: &Path, netns: Option<&Netns>) -> Command {
+fn mhc(program: &Path, home: &Path, netns: Option<&str>) -> Command {
     let mut command = command_in(netns, program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MHC_")) {
         command.env_remove(name);

@@ -7,7 +7,6 @@ use tempfile::TempDir;
 
 use crate::{
     bench::{Bench, READY, command_in},
-    netns::Netns,
     proc::{Proc, sh},
 };
 
@@ -21,7 +20,7 @@ pub(crate) struct Site<'a> {
     pub(crate) tls: bool,
     /// Processes that share the port.
     pub(crate) workers: usize,
-    pub(crate) netns: Option<&'a Netns>,
+    pub(crate) netns: Option<&'a str>,
 }
 
 /// A running server.
@@ -46,6 +45,11 @@ impl Nginx {
     /// Its first process, which is all of it where one worker was asked for.
     pub(crate) fn first(&self) -> Result<&Proc> {
         self.workers.first().context("no worker")
+    }
+
+    /// All of its processes.
+    pub(crate) fn workers(&self) -> &[Proc] {
+        &self.workers
     }
 
     /// Where it serves the file of this name.
@@ -107,7 +111,7 @@ fn certificate(dir: &Path) -> Result<()> {
 }
 
 /// `curl -o to url`, which must get all of it.
-pub(crate) fn curl(netns: Option<&Netns>, url: &str, to: &Path) -> Command {
+pub(crate) fn curl(netns: Option<&str>, url: &str, to: &Path) -> Command {
     let mut command = command_in(netns, "curl");
     command.args(["-sS", "--fail", "--insecure", "-o"]).arg(to).arg(url);
     command

@@ -15,7 +15,6 @@ use tempfile::TempDir;
 
 use crate::{
     bench::{Bench, MIB, command_in},
-    netns::Netns,
     peers::program,
     proc::Proc,
 };
@@ -66,7 +65,7 @@ impl Seeder {
         file: &Path,
         torrent: &Path,
         addr: SocketAddr,
-        netns: Option<&Netns>,
+        netns: Option<&str>,
         ready: Duration,
     ) -> Result<Self> {
         let dir = bench.fresh_dir("rqbit")?;
@@ -80,7 +79,7 @@ impl Seeder {
     }
 }
 
-fn rqbit(level: &str, netns: Option<&Netns>) -> Result<Command> {
+fn rqbit(level: &str, netns: Option<&str>) -> Result<Command> {
     let mut command = command_in(netns, program("rqbit")?);
     command.args(["-v", level]).args(QUIET);
     Ok(command)
@@ -91,7 +90,7 @@ fn listen(command: &mut Command, ip: IpAddr, port: u16) {
 }
 
 /// Downloads from these seeders into `dir` and ends.
-pub(crate) fn download(torrent: &Path, seeders: &[SocketAddr], dir: &Path, netns: Option<&Netns>) -> Result<Command> {
+pub(crate) fn download(torrent: &Path, seeders: &[SocketAddr], dir: &Path, netns: Option<&str>) -> Result<Command> {
     let seeders: Vec<String> = seeders.iter().map(SocketAddr::to_string).collect();
     let mut command = rqbit("warn", netns)?;
     command.args([

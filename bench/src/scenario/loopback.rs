@@ -86,7 +86,7 @@ fn sample(seconds: f64, cpu_s: f64) -> Sample {
 
 /// Our node that has the blob.
 struct Provider {
-    node: Node<'static>,
+    node: Node,
     ticket: [String; 1],
     blob: String,
 }
@@ -100,7 +100,7 @@ impl Provider {
     }
 
     /// A node that has nothing yet and is connected: each round has a new one.
-    fn client<'b>(&'b self, bench: &Bench) -> Result<Node<'b>> {
+    fn client(&self, bench: &Bench) -> Result<Node> {
         let client = Node::start(bench, "b", &Start { peers: &self.ticket, ..Start::default() })?;
         client.wait_for_peers(1)?;
         settle();
