@@ -9,12 +9,14 @@
 //! - [`media`]: files to publish, made by ffmpeg and kept under `target/`
 //! - [`wait`]: waiting for what comes about by itself
 //! - [`rng`]: repeatable random numbers
+//! - [`wire`]: a long wire between two network namespaces
 
 pub mod http;
 pub mod media;
 pub mod node;
 pub mod rng;
 pub mod wait;
+pub mod wire;
 
 pub use http::{Http, Reply};
 pub use node::{Node, NodeOptions, Output, Ready};
