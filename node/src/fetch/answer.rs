@@ -18,6 +18,8 @@ use super::{BadBytes, unit::UnitError, verify::Verifier};
 
 /// Larger claims are lies; also keeps bao-tree's arithmetic from overflowing.
 const MAX_BLOB_BYTES: u64 = 1 << 60;
+/// Packets' contents that are taken from a connection at a time: taking them one by one means a lock for each.
+const READ_CHUNKS: usize = 32;
 /// Longest message about what a provider has: some 60,000 runs.
 const MAX_OBSERVED_BYTES: u64 = 1 << 20;
 
@@ -59,10 +61,15 @@ impl Answer {
         Verifier::new((*self.hash.as_bytes()).into(), tree, &self.ranges)
     }
 
-    /// Some bytes of the encoding; 0 at its end.
-    pub(super) async fn read(&mut self, into: &mut [u8]) -> Result<usize, UnitError> {
-        let read = self.receive.read(into).await;
-        read.map(Option::unwrap_or_default).map_err(|error| read_failed(&error, &self.connection))
+    /// Appends some bytes of the encoding, some [`READ_CHUNKS`] packets' worth at most, and returns how many; 0 at its
+    /// end.
+    pub(super) async fn read(&mut self, into: &mut Vec<u8>) -> Result<usize, UnitError> {
+        let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
+        let read = self.receive.read_many_chunks(&mut chunks).await;
+        let count = read.map_err(|error| read_failed(&error, &self.connection))?.unwrap_or_default();
+        let before = into.len();
+        chunks.iter().take(count).for_each(|chunk| into.extend_from_slice(chunk));
+        Ok(into.len() - before)
     }
 }
 
@@ -73,10 +80,8 @@ pub(super) async fn prove_size(connection: &Connection, hash: BlobHash) -> Resul
     let mut verifier = answer.verifier();
     let (mut encoded, mut items) = (vec![], vec![]);
     while verifier.needs().is_some() {
-        let mut piece = [0; 4096];
-        match answer.read(&mut piece).await? {
-            0 => return Err(UnitError::Missing),
-            read => encoded.extend_from_slice(&piece[..read]),
+        if answer.read(&mut encoded).await? == 0 {
+            return Err(UnitError::Missing);
         }
         let used = verifier.push(&Bytes::from(encoded.clone()), &mut items).map_err(UnitError::Lied)?;
         encoded.drain(..used);

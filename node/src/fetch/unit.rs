@@ -36,6 +36,8 @@ const WORTHWHILE_BYTES: usize = 96 << 10;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Longest item of an encoding: a chunk group.
 const MAX_ITEM_BYTES: usize = 16 << 10;
+/// What the last read may bring beyond that.
+const SLACK_BYTES: usize = 64 << 10;
 /// How long the end of the stream is waited for after the last byte.
 const END_WAIT: Duration = Duration::from_millis(500);
 
@@ -142,9 +144,9 @@ impl Unit {
                 biased;
                 () = self.cancelled.cancelled() => return Err(UnitError::Cancelled),
                 stored = store.stored() => self.note(stored, inbox, store).await?,
-                read = answer.read(inbox.room()), if inbox.has_room() => match read? {
+                read = answer.read(inbox.open()), if inbox.has_room() => match read? {
                     0 => return Ok(()),
-                    bytes => inbox.grow(bytes),
+                    _ => inbox.touch(),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some_and(|due| due > Instant::now()) => {}
             }
@@ -204,7 +206,7 @@ impl Unit {
 
     /// Nothing may follow the last item.
     async fn end(&self, mut answer: Answer) -> Result<(), UnitError> {
-        match timeout(END_WAIT, answer.read(&mut [0])).await {
+        match timeout(END_WAIT, answer.read(&mut vec![])).await {
             Ok(Ok(1..)) => Err(UnitError::Lied(BadBytes::Surplus)),
             // Everything has come: how the stream ends doesn't matter.
             Ok(Ok(0) | Err(_)) | Err(_) => Ok(()),
@@ -214,25 +216,26 @@ impl Unit {
 
 /// Encoded bytes that have come and wait to be verified.
 struct Inbox {
-    /// Begins with room for what an earlier batch gives back.
+    /// Empty, or: [`MAX_ITEM_BYTES`] of room for what an earlier batch gives back, then what has come.
     buffer: Vec<u8>,
+    /// Where what counts begins.
     start: usize,
-    end: usize,
+    /// As long as it grows.
     capacity: usize,
-    /// When the oldest of them came.
+    /// When the oldest of it came.
     since: Option<Instant>,
 }
 
 impl Inbox {
     /// For an answer about `bytes` bytes.
     fn new(bytes: u64) -> Self {
-        let capacity =
-            MAX_ITEM_BYTES + usize::try_from(bytes + bytes / 128).unwrap_or(BATCH_BYTES).clamp(8 << 10, BATCH_BYTES);
-        Self { buffer: vec![], start: MAX_ITEM_BYTES, end: MAX_ITEM_BYTES, capacity, since: None }
+        let encoded = usize::try_from(bytes + bytes / 128).unwrap_or(BATCH_BYTES);
+        let capacity = MAX_ITEM_BYTES + encoded.clamp(8 << 10, BATCH_BYTES);
+        Self { buffer: vec![], start: MAX_ITEM_BYTES, capacity, since: None }
     }
 
     fn filled(&self) -> usize {
-        self.end - self.start
+        self.buffer.len().saturating_sub(self.start)
     }
 
     fn is_worthwhile(&self) -> bool {
@@ -240,34 +243,37 @@ impl Inbox {
     }
 
     fn has_room(&self) -> bool {
-        self.end < self.capacity
+        self.buffer.len() < self.capacity
     }
 
-    fn room(&mut self) -> &mut [u8] {
-        self.buffer.resize(self.capacity, 0);
-        &mut self.buffer[self.end..]
+    /// To append to.
+    fn open(&mut self) -> &mut Vec<u8> {
+        if self.buffer.is_empty() {
+            self.buffer.reserve_exact(self.capacity + SLACK_BYTES);
+            self.buffer.resize(MAX_ITEM_BYTES, 0);
+        }
+        &mut self.buffer
     }
 
-    fn grow(&mut self, bytes: usize) {
-        self.end += bytes;
+    /// Something has come.
+    fn touch(&mut self) {
         self.since.get_or_insert_with(Instant::now);
     }
 
     fn take(&mut self) -> Bytes {
-        let taken = Bytes::from(std::mem::take(&mut self.buffer)).slice(self.start..self.end);
-        (self.start, self.end, self.since) = (MAX_ITEM_BYTES, MAX_ITEM_BYTES, None);
+        let taken = Bytes::from(std::mem::take(&mut self.buffer)).slice(self.start..);
+        (self.start, self.since) = (MAX_ITEM_BYTES, None);
         taken
     }
 
     /// The beginning of an item whose end wasn't there; it goes before what has come since.
     fn give_back(&mut self, rest: &[u8]) {
-        if rest.is_empty() {
-            return;
+        if !rest.is_empty() {
+            self.start = MAX_ITEM_BYTES - rest.len();
+            let start = self.start;
+            self.open()[start..MAX_ITEM_BYTES].copy_from_slice(rest);
+            self.touch();
         }
-        self.buffer.resize(self.capacity, 0);
-        self.start = MAX_ITEM_BYTES - rest.len();
-        self.buffer[self.start..MAX_ITEM_BYTES].copy_from_slice(rest);
-        self.since.get_or_insert_with(Instant::now);
     }
 }
 

@@ -80,6 +80,8 @@ fn transport() -> QuicTransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .congestion_controller_factory(Arc::new(congestion))
+        // One answer after the other: side by side they would all end at once, and then nothing is under way.
+        .send_fairness(false)
         .build()
 }
 
