@@ -1,6 +1,6 @@
 //! Readers: verified bytes in order, from the store, which the transfer fills ahead of them.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Instant};
 
 use bao_tree::{ChunkNum, ChunkRanges};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use mhc_protocol::{
-    BlobHash,
+    BlobHash, Timestamp,
     sched::{Demand, DemandClass},
 };
 use mhc_storage::source::{RangeSource, SourceError};
@@ -178,6 +178,7 @@ struct Reader {
     run: Option<BoxStream<'static, Result<Bytes, SourceError>>>,
     demand: DemandHandle,
     demanded_at: u64,
+    pace: Pace,
     delivered: bool,
     /// Local reads that failed since the last byte.
     local_failures: u32,
@@ -194,6 +195,7 @@ impl Reader {
             run: None,
             demand: DemandHandle::new(fetcher.shared.clone(), hash, size_bytes),
             demanded_at: range.start,
+            pace: Pace::new(),
             delivered: false,
             local_failures: 0,
             fetcher,
@@ -234,6 +236,7 @@ impl Reader {
         match run.next().await {
             Some(Ok(bytes)) => {
                 self.position += bytes.len() as u64;
+                self.pace.delivered(bytes.len() as u64);
                 (self.delivered, self.local_failures) = (true, 0);
                 if self.position >= self.demanded_at + STEP_BYTES && self.demand.is_sent() {
                     self.send_demand();
@@ -296,11 +299,35 @@ impl Reader {
         let options = &self.fetcher.shared.options;
         let (playhead_bytes, give_up_ms) = (options.playhead_bytes, options.lost_ms);
         let split = window.start.saturating_add(playhead_bytes).min(window.end);
-        let demand = |class, range, give_up_ms| Demand { class, deadline: None, range, give_up_ms };
-        let playhead = demand(DemandClass::Playhead, window.start..split, Some(give_up_ms));
-        let lookahead = demand(DemandClass::Lookahead, split..window.end, None);
+        let playhead_ms = self.pace.ms_for(split - window.start);
+        let demand = |class, deadline, range, give_up_ms| Demand { class, deadline, range, give_up_ms };
+        let playhead = demand(DemandClass::Playhead, None, window.start..split, Some(give_up_ms));
+        let due = playhead_ms.map(Timestamp::from_millis);
+        let lookahead = demand(DemandClass::Lookahead, due, split..window.end, None);
         self.demanded_at = self.position;
         self.demand.send(vec![playhead, lookahead]);
+    }
+}
+
+/// How fast a reader takes what it is given.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { since: Instant::now(), bytes: 0 }
+    }
+
+    fn delivered(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// How long it takes for `bytes` at that pace; none as long as there is none.
+    fn ms_for(&self, bytes: u64) -> Option<u64> {
+        let elapsed_ms = u64::try_from(self.since.elapsed().as_millis()).ok()?;
+        bytes.saturating_mul(elapsed_ms.max(1)).checked_div(self.bytes)
     }
 }
 

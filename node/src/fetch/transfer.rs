@@ -11,7 +11,10 @@ use bao_tree::ChunkRanges;
 use iroh::endpoint::Connection;
 use mhc_protocol::{
     BlobHash, NodeId, Timestamp,
-    sched::{CancelReason, Demand, DemandClass, DemandId, Effect, Failure, GROUP_BYTES, Groups, Scheduler, UnitId},
+    sched::{
+        CancelReason, Cost, Demand, DemandClass, DemandId, Effect, Failure, GROUP_BYTES, Groups, Path, Scheduler,
+        UnitId,
+    },
 };
 use mhc_storage::{blob::PartialBlob, source::SourceError};
 use range_collections::range_set::RangeSetRange;
@@ -39,6 +42,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How often callers who went away are looked for.
 const TICK: Duration = Duration::from_millis(250);
+/// How often the transports are asked about round trips.
+const PATHS_EVERY: Duration = Duration::from_secs(1);
 /// The scheduler's own demand: the last chunk group, so that this node can prove the size to others.
 const LAST_GROUP: DemandId = 0;
 
@@ -52,7 +57,8 @@ pub(super) enum Command {
     Withdraw(u64),
 }
 
-/// A reader's demands, most urgent first, two at most.
+/// A reader's demands, most urgent first, two at most. Their deadlines count from the moment they arrive: a reader
+/// doesn't know the transfer's clock.
 pub(super) struct Want {
     /// Whose.
     pub(super) reader: u64,
@@ -136,6 +142,8 @@ pub(super) struct Transfer {
     sightings_of_observers: mpsc::Sender<(NodeId, ChunkRanges)>,
     started: Instant,
     idle_since: Instant,
+    /// When the transports were last asked about the paths.
+    paths_seen: Instant,
     counted_active: bool,
 }
 
@@ -177,6 +185,7 @@ impl Transfer {
             sightings_of_observers,
             started: now,
             idle_since: now,
+            paths_seen: now,
             counted_active: false,
         }
     }
@@ -219,6 +228,7 @@ impl Transfer {
     fn act(&mut self) {
         self.answer_size_waiters();
         self.find_providers();
+        self.look_at_paths();
         let now = self.now();
         let effects = self.active.as_mut().map(|active| active.sched.poll(now)).unwrap_or_default();
         for effect in effects {
@@ -354,7 +364,8 @@ impl Transfer {
         let local = self.shared.local(self.hash);
         let Some(active) = &mut self.active else { return };
         active.sched.set_have(now, groups_of_chunks(&local, want.size_bytes));
-        for (index, demand) in want.demands.into_iter().enumerate() {
+        for (index, mut demand) in want.demands.into_iter().enumerate() {
+            demand.deadline = demand.deadline.map(|after| now.saturating_add_ms(after.as_millis()));
             active.sched.demand(now, demand_id(want.reader, index), demand);
         }
         let last = want.size_bytes.saturating_sub(1)..want.size_bytes;
@@ -371,11 +382,12 @@ impl Transfer {
         let partial = self.shared.store.partial(self.hash, size_bytes).await?;
         self.on_size(size_bytes);
         let have = groups_of_chunks(&self.shared.local(self.hash), size_bytes);
-        let mut sched = Scheduler::new(size_bytes, have, self.shared.options.scheduler.clone());
+        let mut sched = Scheduler::new(size_bytes, have, self.shared.options.scheduler.clone(), seed());
         for (node, peer) in &self.peers {
             match peer {
                 Peer::Ready(ready) => {
                     sched.provider_joined(*node);
+                    sched.provider_path(*node, path_of(&ready.connection));
                     if let Some(has) = &ready.has {
                         sched.provider_has(*node, groups_of_chunks(has, size_bytes));
                     }
@@ -505,10 +517,23 @@ impl Transfer {
     // ---- providers ----
 
     fn join(&mut self, node: NodeId, connection: Connection) {
-        let observer = self.observe(node, connection.clone());
+        let (observer, path) = (self.observe(node, connection.clone()), path_of(&connection));
         self.peers.insert(node, Peer::Ready(Ready { connection, observer, has: None }));
         if let Some(active) = &mut self.active {
             active.sched.provider_joined(node);
+            active.sched.provider_path(node, path);
+        }
+    }
+
+    /// Tells the scheduler what the transports have measured since.
+    fn look_at_paths(&mut self) {
+        let now = Instant::now();
+        let Some(active) = self.active.as_mut().filter(|_| now >= self.paths_seen + PATHS_EVERY) else { return };
+        self.paths_seen = now;
+        for (node, peer) in &self.peers {
+            if let Peer::Ready(ready) = peer {
+                active.sched.provider_path(*node, path_of(&ready.connection));
+            }
         }
     }
 
@@ -668,6 +693,19 @@ impl Transfer {
             units: self.units.len(),
         };
     }
+}
+
+/// Decides between providers that are alike; nothing depends on whether it can be guessed.
+fn seed() -> u64 {
+    getrandom::u64().unwrap_or_default()
+}
+
+/// The path that carries the bytes.
+fn path_of(connection: &Connection) -> Path {
+    let paths = connection.paths();
+    let selected = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
+    let rtt_ms = selected.and_then(|path| u64::try_from(path.rtt().as_millis()).ok());
+    Path { rtt_ms, cost: Cost::Free }
 }
 
 /// The groups whose chunks are all there.

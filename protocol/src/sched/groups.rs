@@ -10,13 +10,18 @@ pub const GROUP_BYTES: u64 = 16 << 10;
 /// A set of chunk groups, by index.
 pub type Groups = RangeSet2<u64>;
 
-/// The groups that `bytes` touches in a blob of `size_bytes`. An empty blob has one (empty) group.
-pub(crate) fn groups_of(bytes: Range<u64>, size_bytes: u64) -> Groups {
+/// How many groups a blob of `size_bytes` has. An empty blob has one (empty) group.
+pub(super) fn group_count(size_bytes: u64) -> u64 {
+    size_bytes.div_ceil(GROUP_BYTES).max(1)
+}
+
+/// The run of groups that `bytes` touches in a blob of `size_bytes`.
+pub(super) fn run_of(bytes: Range<u64>, size_bytes: u64) -> Range<u64> {
     let end = bytes.end.min(size_bytes);
     match (size_bytes, bytes.start < end) {
-        (0, _) => Groups::from(0..1),
-        (_, true) => Groups::from(bytes.start / GROUP_BYTES..end.div_ceil(GROUP_BYTES)),
-        (_, false) => Groups::empty(),
+        (0, _) => 0..1,
+        (_, true) => bytes.start / GROUP_BYTES..end.div_ceil(GROUP_BYTES),
+        (_, false) => 0..0,
     }
 }
 
@@ -26,26 +31,21 @@ pub fn bytes_of(groups: Range<u64>, size_bytes: u64) -> Range<u64> {
     groups.start.saturating_mul(GROUP_BYTES).min(end)..end
 }
 
-/// The first run of consecutive groups.
-pub(crate) fn first_run(groups: &Groups) -> Option<Range<u64>> {
-    runs(groups).next()
-}
-
 /// All runs, ascending.
-pub(crate) fn runs(groups: &Groups) -> impl Iterator<Item = Range<u64>> + '_ {
+pub(super) fn runs(groups: &Groups) -> impl Iterator<Item = Range<u64>> + '_ {
     groups.iter().map(|run| match run {
         RangeSetRange::Range(run) => *run.start..*run.end,
         RangeSetRange::RangeFrom(run) => *run.start..u64::MAX,
     })
 }
 
-/// How many groups.
-pub(crate) fn count(groups: &Groups) -> u64 {
-    runs(groups).fold(0, |sum: u64, run| sum.saturating_add(run.end - run.start))
+/// How many groups, in bytes.
+pub(super) fn bytes_in(run: &Range<u64>) -> u64 {
+    run.end.saturating_sub(run.start).saturating_mul(GROUP_BYTES)
 }
 
-/// Where a unit that starts at `run.start` ends: at the next multiple of `unit_groups`, so that units of several
-/// demands and providers share their boundaries, or with the run.
-pub(crate) fn overlap_end(run: &Range<u64>, unit_groups: u64) -> u64 {
-    ((run.start / unit_groups + 1).saturating_mul(unit_groups)).min(run.end)
+/// What two runs share.
+pub(super) fn overlap(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
 }

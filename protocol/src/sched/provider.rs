@@ -1,70 +1,60 @@
 //! What the scheduler knows about one provider.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 
-use super::{
-    DemandClass, Options,
-    groups::{GROUP_BYTES, Groups, first_run, runs},
-};
-use crate::Timestamp;
+use super::{Cost, DemandClass, Options, UnitId, groups::GROUP_BYTES, holdings::Holdings, pace::Pace, rng::Rng};
+use crate::{NodeId, Timestamp};
 
-/// Refused ranges remembered of one provider; older ones are forgotten first (and asked for again).
-const MAX_REFUSED: usize = 256;
+/// Verified bytes may be reported so much after they came: silence up to this is none.
+const REPORT_MS: u64 = 100;
 
-/// A unit that came faster than this makes the provider's next ones longer.
-const QUICK_UNIT_MS: u64 = 250;
+/// A unit at its provider.
+#[derive(Debug)]
+struct Asked {
+    unit: UnitId,
+    class: DemandClass,
+    at: Timestamp,
+}
 
 #[derive(Debug)]
 pub(super) struct Provider {
+    pub(super) node: NodeId,
     /// Connected.
     here: bool,
     /// It lied.
     pub(super) banned: bool,
-    /// What it said it has; everything when it said nothing.
-    pub(super) known: Option<Groups>,
-    pub(super) in_flight: usize,
-    /// Units it may have in flight.
-    window: usize,
-    /// Length of its next units.
-    unit_bytes: u64,
-    /// Measured bytes per second of one unit's stream, smoothed; `None` before the first.
-    rate: Option<u64>,
-    /// Single groups that it said it lacks.
-    absent: Groups,
-    /// Longer runs that it said it lacks; it may have parts of them.
-    refused: Vec<Range<u64>>,
-    /// When the two above are forgotten.
-    forget_at: Option<Timestamp>,
-    /// How long they are remembered.
-    forget_ms: u64,
-    /// Refusals since it last brought something.
-    streak: u32,
-    /// At how many it is left alone.
-    streak_limit: u32,
+    pub(super) holdings: Holdings,
+    pub(super) pace: Pace,
+    pub(super) cost: Cost,
+    /// Orders providers that are equal otherwise.
+    pub(super) salt: u64,
+    /// Its units, the oldest first.
+    asked: Vec<Asked>,
+    /// What of them hasn't come, in bytes.
+    pub(super) outstanding_bytes: u64,
     /// Stalls and broken streams since it last brought a unit.
     failures: u32,
     /// Isn't asked before.
     resting_until: Option<Timestamp>,
+    /// Nothing was open for it when the scheduler's epoch was this.
+    pub(super) barren_at: Option<u64>,
 }
 
 impl Provider {
-    pub(super) fn new(options: &Options) -> Self {
+    fn new(node: NodeId, salt: u64, options: &Options) -> Self {
         Self {
+            node,
             here: false,
             banned: false,
-            known: None,
-            in_flight: 0,
-            window: options.start_units.clamp(1, options.max_units.max(1)),
-            unit_bytes: options.min_unit_bytes,
-            rate: None,
-            absent: Groups::empty(),
-            refused: Vec::new(),
-            forget_at: None,
-            forget_ms: options.missing_ms,
-            streak: 0,
-            streak_limit: options.missing_streak.max(1),
+            holdings: Holdings::new(options),
+            pace: Pace::new(),
+            cost: Cost::default(),
+            salt,
+            asked: Vec::new(),
+            outstanding_bytes: 0,
             failures: 0,
             resting_until: None,
+            barren_at: None,
         }
     }
 
@@ -72,111 +62,82 @@ impl Provider {
         self.here = true;
     }
 
-    /// What it lacked it may have when it comes back.
     pub(super) fn leave(&mut self) {
         self.here = false;
-        self.known = None;
-        self.forget();
+        self.holdings.unset();
+    }
+
+    pub(super) fn is_here(&self) -> bool {
+        self.here && !self.banned
     }
 
     pub(super) fn is_usable(&self, now: Timestamp) -> bool {
-        self.here && !self.banned && self.resting_until.is_none_or(|until| until <= now)
+        self.is_here() && self.resting_until.is_none_or(|until| until <= now)
     }
 
-    pub(super) fn is_free(&self, now: Timestamp) -> bool {
-        self.is_usable(now) && self.in_flight < self.window
+    // ---- its units ----
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.asked.len()
     }
 
-    /// Which of `groups` it may have as far as we know.
-    pub(super) fn eligible(&self, groups: &Groups) -> Groups {
-        let mut eligible = self.plausible(groups);
-        for run in &self.refused {
-            eligible.difference_with(&Groups::from(run.clone()));
-        }
-        eligible
+    pub(super) fn units(&self) -> impl Iterator<Item = UnitId> + '_ {
+        self.asked.iter().map(|asked| asked.unit)
     }
 
-    /// A piece of the first of `groups` that is shorter than every refused run around it: it may have a part of what
-    /// it refused as a whole.
-    pub(super) fn finer(&self, groups: &Groups) -> Option<Groups> {
-        let run = first_run(&self.plausible(groups))?;
-        let around = self.refused.iter().filter(|refused| refused.contains(&run.start));
-        let shortest = around.map(|refused| refused.end - refused.start).min().unwrap_or(2);
-        let end = run.end.min(run.start + (shortest / 2).max(1));
-        Some(Groups::from(run.start..end))
+    /// Units that are at least as urgent as `class`.
+    pub(super) fn in_flight_at(&self, class: DemandClass) -> usize {
+        self.asked.iter().filter(|asked| asked.class <= class).count()
     }
 
-    fn plausible(&self, groups: &Groups) -> Groups {
-        let rest: Groups = groups.difference(&self.absent);
-        match &self.known {
-            Some(known) => rest.intersection(known),
-            None => rest,
-        }
+    /// How many more units it may have. One that failed last has to bring one first.
+    pub(super) fn free_slots(&self, options: &Options) -> usize {
+        let most = if self.failures > 0 { 1 } else { options.max_units.max(1) };
+        most.saturating_sub(self.asked.len())
     }
 
-    /// Milliseconds until a further unit would be there, by what was measured; new providers are tried early.
-    pub(super) fn wait_ms(&self, options: &Options) -> u64 {
-        let queued = (self.in_flight as u64 + 1).saturating_mul(options.min_unit_bytes);
-        queued.saturating_mul(1000) / self.rate.unwrap_or(16 << 20).max(1)
+    pub(super) fn ask(&mut self, now: Timestamp, unit: UnitId, class: DemandClass, bytes: u64) {
+        self.asked.push(Asked { unit, class, at: now });
+        self.outstanding_bytes += bytes;
     }
 
-    /// Short units for the playhead, so that its bytes come from several providers at once.
-    pub(super) fn unit_bytes(&self, options: &Options, class: DemandClass) -> u64 {
-        match class {
-            DemandClass::Playhead => options.min_unit_bytes,
-            DemandClass::Lookahead | DemandClass::Background => self.unit_bytes,
-        }
-        .max(GROUP_BYTES)
+    /// `unit` is over, with `bytes` of it outstanding.
+    pub(super) fn drop_unit(&mut self, unit: UnitId, bytes: u64) {
+        self.asked.retain(|asked| asked.unit != unit);
+        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
     }
 
-    pub(super) fn succeeded(&mut self, options: &Options, bytes: u64, took_ms: u64) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.brought_something(options);
+    /// `bytes` of one of its units came, of which `expected` were outstanding.
+    pub(super) fn arrived(&mut self, now: Timestamp, bytes: u64, expected: u64) {
+        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(expected);
+        let oldest = self.asked.first().map_or(now, |asked| asked.at);
+        self.pace.arrived(now, oldest, bytes);
+    }
+
+    /// How long it has been silent, in milliseconds, beyond what is usual for it.
+    pub(super) fn overdue_ms(&self, now: Timestamp) -> u64 {
+        let Some(oldest) = self.asked.first() else { return 0 };
+        let first = oldest.at.saturating_add_ms(self.pace.latency_ms());
+        let group_ms = self.pace.rate().map_or(0, |rate| GROUP_BYTES * 1_000 / rate);
+        let expected = self.pace.last_arrival().map_or(first, |last| last.max(first));
+        now.saturating_ms_since(expected.saturating_add_ms(group_ms + REPORT_MS))
+    }
+
+    /// One of its units is taken from it: if it was silent, that says something about its rate.
+    pub(super) fn gave_up_on(&mut self, now: Timestamp) {
+        let overdue_ms = self.overdue_ms(now);
+        self.pace.gave_up_on(now, overdue_ms);
+    }
+
+    // ---- its failures ----
+
+    pub(super) fn succeeded(&mut self, options: &Options) {
         (self.failures, self.resting_until) = (0, None);
-        let rate = bytes.saturating_mul(1000) / took_ms.max(1);
-        self.rate = Some(self.rate.map_or(rate, |old| (old / 4).saturating_mul(3).saturating_add(rate / 4)));
-        self.window = (self.window + 1).min(options.max_units.max(1));
-        self.unit_bytes = match took_ms {
-            0..QUICK_UNIT_MS => (self.unit_bytes * 2).min(options.max_unit_bytes),
-            _ => (self.unit_bytes / 2).max(options.min_unit_bytes),
-        };
-    }
-
-    /// It answered that it lacks `rest`. `fed`: but it brought something before.
-    pub(super) fn lacks(&mut self, now: Timestamp, options: &Options, rest: &Groups, fed: bool) {
-        self.window = (self.window / 2).max(1);
-        if fed {
-            self.brought_something(options);
-        }
-        for run in runs(rest) {
-            match run.end - run.start {
-                1 => self.absent.union_with(&Groups::from(run)),
-                _ => self.refused.push(run),
-            }
-        }
-        let surplus = self.refused.len().saturating_sub(MAX_REFUSED);
-        self.refused.drain(..surplus);
-        let forget_at = *self.forget_at.get_or_insert(now.saturating_add_ms(self.forget_ms));
-        self.streak += 1;
-        if self.streak >= self.streak_limit {
-            self.rest_until(forget_at);
-        }
-    }
-
-    fn brought_something(&mut self, options: &Options) {
-        (self.streak, self.streak_limit, self.forget_ms) = (0, options.missing_streak.max(1), options.missing_ms);
-    }
-
-    fn forget(&mut self) {
-        self.absent = Groups::empty();
-        self.refused.clear();
-        self.forget_at = None;
+        self.holdings.brought(options);
     }
 
     pub(super) fn stalled(&mut self, now: Timestamp, options: &Options) {
-        self.window = 1;
-        self.unit_bytes = options.min_unit_bytes;
-        self.rate = self.rate.map(|rate| rate / 4);
+        self.pace.restart();
         self.back_off(now, options);
     }
 
@@ -189,28 +150,67 @@ impl Provider {
         self.rest_until(now.saturating_add_ms(wait_ms));
     }
 
-    fn rest_until(&mut self, until: Timestamp) {
+    pub(super) fn rest_until(&mut self, until: Timestamp) {
         self.resting_until = self.resting_until.max(Some(until));
     }
 
     /// Time has passed.
     pub(super) fn refresh(&mut self, now: Timestamp, options: &Options) {
         self.resting_until = self.resting_until.filter(|until| *until > now);
-        if self.forget_at.is_some_and(|at| at <= now) {
-            self.forget();
-            if self.streak > 0 {
-                self.forget_ms = (self.forget_ms * 2).min(options.max_missing_ms);
-                self.streak_limit = self.streak_limit.saturating_mul(2);
-                self.streak = 0;
-            }
+        if self.holdings.refresh(now, options) {
+            self.barren_at = None;
         }
     }
 
     /// When time alone makes it askable (again).
     pub(super) fn next_change(&self) -> Option<Timestamp> {
-        if !self.here || self.banned {
-            return None;
-        }
-        [self.forget_at, self.resting_until].into_iter().flatten().min()
+        let changes = [self.holdings.forget_at(), self.resting_until];
+        changes.into_iter().flatten().min().filter(|_| self.is_here())
+    }
+}
+
+/// All providers that ever joined or lied, each at an index of its own for good.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    all: Vec<Provider>,
+    index: BTreeMap<NodeId, usize>,
+}
+
+impl Roster {
+    pub(super) fn get(&self, node: NodeId) -> Option<&Provider> {
+        self.index.get(&node).and_then(|at| self.all.get(*at))
+    }
+
+    pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut Provider> {
+        self.index.get(&node).and_then(|at| self.all.get_mut(*at))
+    }
+
+    pub(super) fn enter(&mut self, node: NodeId, rng: &mut Rng, options: &Options) -> &mut Provider {
+        let at = *self.index.entry(node).or_insert_with(|| {
+            self.all.push(Provider::new(node, rng.next(), options));
+            self.all.len() - 1
+        });
+        &mut self.all[at]
+    }
+
+    pub(super) fn at(&self, index: usize) -> &Provider {
+        &self.all[index]
+    }
+
+    pub(super) fn at_mut(&mut self, index: usize) -> &mut Provider {
+        &mut self.all[index]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Provider)> {
+        self.all.iter().enumerate()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Provider> {
+        self.all.iter_mut()
+    }
+
+    /// Those that can be asked at `now`.
+    pub(super) fn usable(&self, now: Timestamp) -> impl Iterator<Item = (usize, &Provider)> {
+        self.iter().filter(move |(_, provider)| provider.is_usable(now))
     }
 }

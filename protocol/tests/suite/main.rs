@@ -1,0 +1,10 @@
+//! The scheduler against simulated networks in virtual time, through its public interface only.
+//!
+//! `cargo test -p mhc-protocol --test suite -- --nocapture` prints the tables; `MHC_NETWORKS` sets how many networks,
+//! `MHC_SEED` repeats a random one.
+
+mod downloads;
+mod net;
+mod omniscient;
+mod player;
+mod streams;
