@@ -6,10 +6,13 @@ SHELL := bash
 CARGO ?= cargo
 # Further arguments of `mhc up`, as in: make run ARGS='--http 127.0.0.1:9000'
 ARGS ?=
+# The scenario that `make bench` is to run, as in: make bench ONLY=a RUNS=9
+ONLY ?= all
+RUNS ?= 5
 # The store engines that are only built for comparison are tested with the rest.
 FEATURES := mhc-storage/engine-fjall,mhc-storage/engine-sled
 
-.PHONY: help run build test unit lint fmt deny fuzz fuzz-smoke soak bench-memory setup-test clean
+.PHONY: help run build test unit lint fmt deny fuzz fuzz-smoke soak bench bench-memory setup-test setup-bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -47,11 +50,18 @@ fuzz-smoke: ## Run each fuzz target for some seconds
 soak: setup-test ## Kill -9 at 100 random moments; MHC_SEED=N repeats a run
 	MHC_SOAK=1 $(CARGO) test --locked -p mhc-cli --test e2e -- --test-threads=1 kill9
 
+bench: build setup-bench ## Measure beside sendme, rqbit, nginx and others; writes docs/performance.md
+	$(CARGO) build --release --locked -p mhc-bench
+	@target/release/mhc-bench $(ONLY) --runs $(RUNS) --write
+
 bench-memory: build ## Measure memory; prints the table of docs/performance.md
 	@scripts/measure-memory.sh
 
 setup-test: ## Install what the tests need
 	@scripts/setup-test.sh
+
+setup-bench: ## Install what is measured beside us
+	@scripts/setup-bench.sh
 
 clean: ## Remove everything that was built
 	$(CARGO) clean

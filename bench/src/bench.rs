@@ -75,13 +75,6 @@ impl Bench {
         self.options.mhc.clone().unwrap_or_else(|| self.root.join("target/release/mhc"))
     }
 
-    /// A command of this very program, in a namespace where one is given.
-    pub(crate) fn myself(&self, netns: Option<&str>, args: &[&str]) -> Result<Command> {
-        let mut command = command_in(netns, std::env::current_exe()?);
-        command.args(args);
-        Ok(command)
-    }
-
     pub(crate) fn rounds(&self) -> Rounds {
         Rounds { counted: self.options.runs.max(1), warm_up: 1 }
     }
@@ -153,6 +146,13 @@ pub(crate) fn command_in(netns: Option<&str>, program: impl AsRef<std::ffi::OsSt
             command
         }
     }
+}
+
+/// A command of this very program, in a namespace where one is given.
+pub(crate) fn myself(netns: Option<&str>, args: &[&str]) -> Result<Command> {
+    let mut command = command_in(netns, std::env::current_exe()?);
+    command.args(args);
+    Ok(command)
 }
 
 /// Fails unless both files have the same bytes.

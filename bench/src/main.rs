@@ -8,6 +8,7 @@ mod bench;
 mod netns;
 mod node;
 mod peers;
+mod probe;
 mod proc;
 mod report;
 mod runner;
@@ -39,6 +40,9 @@ enum Command {
     /// One end of a bare iroh stream
     #[command(subcommand)]
     Bare(bare::Bare),
+    /// Small tools that look at a path from inside a namespace
+    #[command(subcommand, hide = true)]
+    Probe(probe::Probe),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Bare(command) => bare::run(command),
+        Command::Probe(command) => probe::run(command),
         Command::One(scenario) => measure(&[scenario]),
         Command::All(options) => measure(&Scenario::all(&options)),
     }

@@ -1,6 +1,6 @@
 //! Network namespaces that go with their owner, and hosts on one bridge.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -8,10 +8,12 @@ use crate::{bench::is_left_behind, proc::sh};
 
 const PREFIX: &str = "mhcb";
 /// The interface of each host.
-const INTERFACE: &str = "eth0";
-/// How long a capped link holds a packet back before it drops it.
-const QUEUE_MS: u32 = 50;
-const BURST_BYTES: u32 = 32 * 1024;
+pub(crate) const INTERFACE: &str = "eth0";
+/// Bytes that wait at a capped link before it drops what comes.
+const QUEUE_BYTES: u64 = 256 * 1024;
+/// What a capped link may send at once; two packets at least.
+const BURST: Duration = Duration::from_millis(2);
+const LEAST_BURST_BYTES: u64 = 4096;
 
 /// A namespace of this run.
 #[derive(Debug)]
@@ -40,17 +42,6 @@ impl Netns {
     /// Another program in it.
     pub(crate) fn exec(&self, args: &[&str]) -> Result<String> {
         sh("ip", &[&["netns", "exec", &self.name], args].concat())
-    }
-
-    /// Bytes that an interface received and sent so far.
-    pub(crate) fn counters(&self, interface: &str) -> Result<(u64, u64)> {
-        let table = self.exec(&["cat", "/proc/net/dev"])?;
-        let line = table
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(&format!("{interface}:")))
-            .context("no interface")?;
-        let fields: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        Ok((*fields.first().context("no bytes")?, *fields.get(8).context("no bytes")?))
     }
 }
 
@@ -81,25 +72,21 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Lets it send at most so much.
+    /// Lets it send at most so much, counted with Ethernet's headers.
     pub(crate) fn cap(&self, kbit_s: u64) -> Result<()> {
-        let (rate, burst, latency) = (format!("{kbit_s}kbit"), BURST_BYTES.to_string(), format!("{QUEUE_MS}ms"));
-        let qdisc =
-            ["qdisc", "replace", "dev", INTERFACE, "root", "tbf", "rate", &rate, "burst", &burst, "latency", &latency];
-        self.netns.exec(&[&["tc"], &qdisc[..]].concat())?;
+        let burst_bytes = (kbit_s as f64 * 125.0 * BURST.as_secs_f64()) as u64;
+        let [rate, burst, limit] =
+            [format!("{kbit_s}kbit"), burst_bytes.max(LEAST_BURST_BYTES).to_string(), QUEUE_BYTES.to_string()];
+        let shape = ["root", "tbf", "rate", &rate, "burst", &burst, "limit", &limit];
+        self.netns.exec(&[&["tc", "qdisc", "replace", "dev", INTERFACE], &shape[..]].concat())?;
         Ok(())
-    }
-
-    /// Bytes it sent so far, with all headers.
-    pub(crate) fn sent_bytes(&self) -> Result<u64> {
-        Ok(self.netns.counters(INTERFACE)?.1)
     }
 }
 
 /// Hosts in namespaces of their own on one bridge in another.
 #[derive(Debug)]
 pub(crate) struct Lan {
-    pub(crate) hosts: Vec<Host>,
+    hosts: Vec<Host>,
     _hub: Netns,
 }
 
@@ -110,6 +97,11 @@ impl Lan {
         hub.ip(&["link", "set", "br0", "up"])?;
         let hosts = (1..=count).map(|number| host(&hub, number)).collect::<Result<_>>()?;
         Ok(Self { hosts, _hub: hub })
+    }
+
+    /// The last of the hosts, and those before it.
+    pub(crate) fn split(&self) -> Result<(&Host, &[Host])> {
+        self.hosts.split_last().context("no host")
     }
 }
 

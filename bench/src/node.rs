@@ -36,7 +36,6 @@ pub(crate) struct Node {
     home: TempDir,
     mhc: PathBuf,
     netns: Option<String>,
-    id: String,
     http: String,
 }
 
@@ -51,16 +50,12 @@ impl Node {
         command.env("MHC_LOG", "warn").envs(start.env.iter().copied());
         let mut proc = Proc::spawn(home.path(), "up", &command)?;
         let ready: Value = serde_json::from_str(&proc.wait_for("\"ready\"", READY)?)?;
-        let (id, http) = (text(&ready, "node")?, text(&ready, "http")?);
-        Ok(Self { proc, home, mhc: bench.mhc(), netns: start.netns.map(str::to_owned), id, http })
+        let http = text(&ready, "http")?;
+        Ok(Self { proc, home, mhc: bench.mhc(), netns: start.netns.map(str::to_owned), http })
     }
 
     pub(crate) fn proc(&self) -> &Proc {
         &self.proc
-    }
-
-    pub(crate) fn id(&self) -> &str {
-        &self.id
     }
 
     /// The gateway as `host:port`, in the node's own network.

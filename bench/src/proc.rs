@@ -77,6 +77,15 @@ impl Proc {
         Ok(kib * 1024)
     }
 
+    /// Bytes that an interface of its network received and sent so far.
+    pub(crate) fn traffic(&self, interface: &str) -> Result<[u64; 2]> {
+        let table = fs::read_to_string(format!("/proc/{}/net/dev", self.pid()))?;
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+        let fields: Vec<&str> = line.context("no such interface")?.split_whitespace().collect();
+        let field = |at: usize| Ok::<u64, anyhow::Error>(fields.get(at).context("no count")?.parse()?);
+        Ok([field(0)?, field(8)?])
+    }
+
     /// The first line it prints, on either output, that has `pattern` in it.
     pub(crate) fn wait_for(&mut self, pattern: &str, timeout: Duration) -> Result<String> {
         eventually(&format!("'{pattern}'"), timeout, || {
@@ -157,6 +166,16 @@ pub(crate) fn sh(program: &str, args: &[&str]) -> Result<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     ensure!(output.status.success(), "{program} {}: {}", args.join(" "), text(&output.stderr).trim());
     Ok(text(&output.stdout))
+}
+
+/// User and system time of these processes so far.
+pub(crate) fn cpu_s_of(procs: &[&Proc]) -> Result<f64> {
+    procs.iter().map(|proc| proc.cpu_s()).sum()
+}
+
+/// User and system time of the bench itself so far, without its children.
+pub(crate) fn own_cpu_s() -> Result<f64> {
+    cpu_of("/proc/self/stat", 0)
 }
 
 /// Processor time of the children that ended and were waited for, and theirs.

@@ -100,7 +100,7 @@ impl Table {
             let mut cells = vec![row.shown_name()];
             cells.extend(spread(row.values()).map_or_else(|| vec!["failed".into(); 3], |all| all.map(digits).to_vec()));
             cells.extend(more.iter().map(|name| median(row.further(name)).map_or_else(String::new, digits)));
-            let ratio = |ours: &Row| self.ratio(ours, row).filter(|_| ours.name != row.name);
+            let ratio = |ours: &Row| self.ratio(ours, row).filter(|_| !row.ours);
             cells.extend(ratios.iter().map(|ours| ratio(ours).map_or_else(String::new, |ratio| format!("{ratio:.2}"))));
             let _ = writeln!(text, "| {} |", cells.join(" | "));
         }
@@ -114,7 +114,7 @@ impl Table {
         let row = |row: &Row| {
             let values: Vec<_> = row.samples.iter().map(|sample| sample.as_ref().map(|sample| sample.value)).collect();
             let more = self.more().into_iter().map(|name| (name.to_owned(), json!(row.further(name))));
-            let ratios = self.ours().into_iter().filter(|ours| ours.name != row.name);
+            let ratios = self.ours().into_iter().filter(|_| !row.ours);
             let ratios = ratios.map(|ours| (ours.name.clone(), json!(self.ratio(ours, row))));
             json!({
                 "name": row.name, "ours": row.ours, "values": values, "median": median(row.values()),
@@ -131,7 +131,8 @@ impl Row {
         self.samples.iter().flatten().map(|sample| sample.value).collect()
     }
 
-    fn further(&self, name: &str) -> Vec<f64> {
+    /// Every figure of a further column.
+    pub(crate) fn further(&self, name: &str) -> Vec<f64> {
         let all = self.samples.iter().flatten().flat_map(|sample| &sample.more);
         all.filter(|(found, _)| *found == name).map(|(_, value)| *value).collect()
     }

@@ -3,6 +3,7 @@
 pub(crate) mod nginx;
 pub(crate) mod rqbit;
 pub(crate) mod sendme;
+pub(crate) mod wrk;
 
 use std::{net::TcpListener, path::PathBuf, process::Command};
 

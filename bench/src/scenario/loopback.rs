@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    bench::{Bench, LONGEST, READY, same_bytes, settle},
+    bench::{Bench, LONGEST, READY, myself, same_bytes, settle},
     node::{Node, Start},
     peers::{
         free_port,
@@ -57,7 +57,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Table>> {
             let fetch = |dir: &Path| run(nginx::curl(None, url, &dir.join(name)).arg("--http2"), LONGEST);
             into_file(bench, file, web.first()?, fetch)
         }),
-        Contender::peer("a bare iroh stream", || bare.fetch(bench)),
+        Contender::peer("a bare iroh stream", || bare.fetch()),
     ];
     let table = Table::new(format!("{size_mib} MiB from one provider"), "s", Better::Lower).note(NOTE);
     Ok(vec![compare(table, bench.rounds(), contenders)?])
@@ -136,16 +136,16 @@ struct Bare {
 
 impl Bare {
     fn start(bench: &Bench, size_mib: u64) -> Result<Self> {
-        let mut proc = Proc::spawn(bench.dir(), "bare", &bench.myself(None, &["bare", "serve"])?)?;
+        let mut proc = Proc::spawn(bench.dir(), "bare", &myself(None, &["bare", "serve"])?)?;
         let line = proc.wait_for("serving", READY)?;
         let words: Vec<String> = line.split(' ').skip(1).map(str::to_owned).collect();
         let at = words.try_into().ok().with_context(|| format!("not an id and an address: {line}"))?;
         Ok(Self { proc, at, size_mib: size_mib.to_string() })
     }
 
-    fn fetch(&self, bench: &Bench) -> Result<Sample> {
+    fn fetch(&self) -> Result<Sample> {
         let [id, addr] = &self.at;
-        let command = bench.myself(None, &["bare", "fetch", id, addr, "--size-mib", &self.size_mib])?;
+        let command = myself(None, &["bare", "fetch", id, addr, "--size-mib", &self.size_mib])?;
         settle();
         timed(&[&self.proc], || run(&command, LONGEST))
     }
