@@ -23,13 +23,14 @@ use mhc_storage::{
     record::Health,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     checks,
     doctor::Check,
-    fetch::Fetcher,
+    fetch::{Fetcher, Progress},
     net::{Net, NetError, PeerInfo},
     pins::Pins,
 };
@@ -56,6 +57,7 @@ pub(crate) fn routes(operations: Operations) -> Routes {
         .routes(routes!(jobs))
         .routes(routes!(ticket))
         .routes(routes!(blob))
+        .routes(routes!(fetch_blob))
         .routes(routes!(pin, unpin))
         .routes(routes!(gc))
         .routes(routes!(run_doctor))
@@ -324,6 +326,32 @@ async fn blob(State(ops): Shared, Path(id): Path<String>) -> Result<Json<BlobInf
         pinned: status.is_some_and(|status| status.pinned),
         sources: sources.map(|source| BlobSource { node: source.node, bytes: source.bytes }).collect(),
     }))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct FetchedBlob {
+    size_bytes: u64,
+    /// The file that holds it, for programs on this machine. What they read from it isn't verified: check the hash.
+    #[schema(value_type = Option<String>)]
+    file: Option<std::path::PathBuf>,
+}
+
+/// Fetches all of a blob; answers once it is here.
+///
+/// Closing the connection ends the fetch. What has come stays.
+#[utoipa::path(
+    post, path = "/api/v1/node/blobs/{id}/fetch", tag = "node",
+    params(("id" = String, Path, description = "blob hash or content id")),
+    responses((status = 200, body = FetchedBlob), (status = 401), (status = 504, description = "no_source: nobody has all of it"))
+)]
+async fn fetch_blob(
+    State(ops): Shared,
+    _operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<FetchedBlob>, ApiError> {
+    let hash = find_blob(&ops.context, &id)?;
+    let size_bytes = ops.fetcher.fetch_all(hash, watch::Sender::new(Progress::default())).await?;
+    Ok(Json(FetchedBlob { size_bytes, file: ops.context.blobs.path(hash) }))
 }
 
 /// The blob that an id names: a content's original, or the blob itself.

@@ -1,14 +1,18 @@
 //! `mhc get`: a content or blob into a file, resumed where a former try stopped, and verified at the end.
 //!
-//! The node verified the bytes already. They are hashed again here because they went through a socket and a file
-//! that a former run may have left behind.
+//! The node on this machine fetches all of it, and its file is copied ([`local`]). Where that can't be, the bytes come
+//! through the gateway as they arrive. The node verified them already; they are hashed again here because they went
+//! through a socket or a file that somebody may have changed.
+
+mod local;
 
 use std::{
     collections::BTreeMap,
     fs,
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    time::Instant,
+    pin::pin,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -25,6 +29,8 @@ use crate::{
     progress,
 };
 
+/// How often the node is asked how far it is.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Longest file name that is made of a manifest's, in bytes.
 const MAX_NAME_BYTES: usize = 200;
 
@@ -195,6 +201,12 @@ impl Transfer<'_> {
     async fn to_file(&self, file: &Path) -> Result<u64, Failure> {
         let part = beside(file, "part");
         let mut out = open_part(&part)?;
+        if let Some(stored) = self.stored().await?
+            && let Ok(bytes) = local::copy(&stored, &out, self.blob)
+        {
+            finish(&out, &part, file)?;
+            return Ok(bytes);
+        }
         let (mut hasher, mut here) = (blake3::Hasher::new(), out.metadata().map_err(io_failure("read", &part))?.len());
         if here > 0 {
             hasher.update_reader(&mut out).map_err(io_failure("read", &part))?;
@@ -215,6 +227,30 @@ impl Transfer<'_> {
         }
         finish(&out, &part, file)?;
         Ok(here)
+    }
+
+    /// Lets the node fetch all of it, and returns the file in its store. None when there is no such thing (the node is
+    /// elsewhere or not one of ours) or not all of it could be had: the gateway then gives what there is.
+    async fn stored(&self) -> Result<Option<PathBuf>, Failure> {
+        let fetch = self.client.request(Method::POST, &format!("/api/v1/node/blobs/{}/fetch", self.blob));
+        let mut fetched = pin!(self.client.document(fetch));
+        loop {
+            tokio::select! {
+                fetched = &mut fetched => return match fetched {
+                    Ok(fetched) => Ok(fetched["file"].as_str().map(PathBuf::from)),
+                    Err(failure) if failure.exit == Exit::Unavailable && self.bar.position() == 0 => Err(failure),
+                    Err(_) => Ok(None),
+                },
+                () = tokio::time::sleep(LOOK_EVERY) => self.show_progress().await,
+            }
+        }
+    }
+
+    async fn show_progress(&self) {
+        // What isn't known is left out: it is no reason to fail.
+        let info = self.client.get(&format!("/api/v1/node/blobs/{}", self.blob)).await.unwrap_or_default();
+        self.bar.set_length(info["size_bytes"].as_u64().unwrap_or_default());
+        self.bar.set_position(info["local_bytes"].as_u64().unwrap_or_default());
     }
 
     /// Adds what comes after the first `here` bytes, or writes all of it when the node doesn't go on from there.
