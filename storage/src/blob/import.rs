@@ -1,41 +1,43 @@
-//! Bytes of our own into the store: copied from a stream or a file, or referenced where they are.
+//! Ways into the store: bytes are copied from a stream or a file, or referenced where they are.
 //!
-//! A copy goes into a temporary file, is hashed there (the tree's size depends on the blob's, which a stream tells
-//! only at its end), made durable, moved into place and only then recorded. Memory is a few buffers, whatever the size.
+//! Each is hashed on the way, segment by segment, on all cores ([`segments`]), made durable, moved into place and only
+//! then recorded. Memory is a segment or two per core, whatever the size.
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, Read, Write},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
-use bao_tree::{
-    BaoTree, TreeNode,
-    io::sync::{OutboardMut, outboard},
-};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use mhc_protocol::BlobHash;
+use tokio::task::JoinSet;
 
 use super::{
     BlobError, BlobEvent, ImportPhase, ImportProgress, OnProgress, blocking,
     files::{Identity, Temp, delete},
+    finished,
+    intake::Intake,
     meta::{Change, Row},
-    room::Reservation,
+    segments::{self, SEGMENT_BYTES},
     store::Inner,
     table::{self, Blob, InUse, Place, Reference, all_chunks},
 };
 
-/// Bytes read or written at once.
-const BUFFER_BYTES: usize = 1 << 20;
-/// Bytes a stream is promised at a time, and between looks at the free space.
-const STEP_BYTES: u64 = 16 << 20;
+/// Segments in work at once: no disk brings more than so many cores can hash.
+const MOST_WORKERS: usize = 16;
 
 /// What an import yields: the hash, the size, and what keeps the blob from being evicted.
 pub(super) type Done = (BlobHash, u64, InUse);
+
+fn workers() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS)
+}
 
 /// Imports a stream of at most `limit_bytes`.
 pub(super) async fn stream<S>(inner: &Arc<Inner>, bytes: S, limit_bytes: u64) -> Result<Done, BlobError>
@@ -43,59 +45,105 @@ where
     S: Stream<Item = io::Result<Bytes>> + Send,
 {
     let started = Arc::clone(inner);
-    let mut copy = blocking(move || Copy::start(&started)).await?;
-    let mut bytes = pin!(bytes);
-    let mut batch = Vec::new();
-    loop {
-        let piece = bytes.next().await.transpose().map_err(BlobError::Stream)?;
-        let ended = piece.is_none();
-        batch.extend(piece);
-        if ended || batch.iter().map(Bytes::len).sum::<usize>() >= BUFFER_BYTES {
-            let pieces = std::mem::take(&mut batch);
-            copy = blocking(move || copy.write_all(&pieces, limit_bytes)).await?;
+    let mut upload = Upload::new(blocking(move || Intake::copy(&started, None)).await?, limit_bytes);
+    let received = upload.receive(bytes).await;
+    // Waited for after an error, too: whoever is told of it finds nothing left behind.
+    let written = upload.wait(0).await;
+    received.and(written)?;
+    blocking(move || upload.finish()).await
+}
+
+/// A stream being imported. Its segments are written and hashed on the blocking pool, a few at a time.
+struct Upload {
+    intake: Arc<Intake>,
+    limit_bytes: u64,
+    received_bytes: u64,
+    next_segment: u64,
+    /// What came since the last segment. A full one waits here until it is known not to be the last, because a blob of
+    /// a single segment is hashed as its own root.
+    tail: Vec<Bytes>,
+    tail_bytes: u64,
+    tasks: JoinSet<Result<(), BlobError>>,
+}
+
+impl Upload {
+    fn new(intake: Intake, limit_bytes: u64) -> Self {
+        let (intake, tasks) = (Arc::new(intake), JoinSet::new());
+        Self { intake, limit_bytes, received_bytes: 0, next_segment: 0, tail: Vec::new(), tail_bytes: 0, tasks }
+    }
+
+    async fn receive(&mut self, bytes: impl Stream<Item = io::Result<Bytes>> + Send) -> Result<(), BlobError> {
+        let mut bytes = pin!(bytes);
+        while let Some(piece) = bytes.next().await {
+            let mut piece = piece.map_err(BlobError::Stream)?;
+            self.received_bytes += piece.len() as u64;
+            if self.received_bytes > self.limit_bytes {
+                return Err(BlobError::TooLarge { limit_bytes: self.limit_bytes });
+            }
+            while !piece.is_empty() {
+                if self.tail_bytes == SEGMENT_BYTES {
+                    self.hand_over(false);
+                    self.wait(workers()).await?;
+                }
+                self.push(&mut piece);
+            }
         }
-        if ended {
-            return blocking(move || copy.finish(&|_| {})).await;
+        self.hand_over(self.next_segment == 0);
+        Ok(())
+    }
+
+    /// Takes as much of a piece as belongs to the segment.
+    fn push(&mut self, piece: &mut Bytes) {
+        let length = (SEGMENT_BYTES - self.tail_bytes).min(piece.len() as u64);
+        self.tail_bytes += length;
+        self.tail.push(piece.split_to(length as usize));
+    }
+
+    fn hand_over(&mut self, whole: bool) {
+        let (intake, segment, pieces) = (Arc::clone(&self.intake), self.next_segment, std::mem::take(&mut self.tail));
+        (self.next_segment, self.tail_bytes) = (segment + 1, 0);
+        self.tasks.spawn_blocking(move || intake.put(segment, &pieces.concat(), whole, &mut Vec::new()));
+    }
+
+    /// Waits until no more than `most` segments are in work.
+    async fn wait(&mut self, most: usize) -> Result<(), BlobError> {
+        let mut result = Ok(());
+        while self.tasks.len() > most
+            && let Some(done) = self.tasks.join_next().await
+        {
+            result = result.and(finished(done));
         }
+        result
+    }
+
+    fn finish(self) -> Result<Done, BlobError> {
+        let intake = Arc::into_inner(self.intake).ok_or(BlobError::Closed)?;
+        install(intake, self.received_bytes, Place::Owned)
     }
 }
 
-/// Imports a file by copying it.
+/// Imports a file by copying it: as many bytes as it has when it is opened.
 pub(super) fn copy_file(inner: &Arc<Inner>, path: &Path, progress: &OnProgress) -> Result<Done, BlobError> {
-    let (mut file, identity) = open(path)?;
-    let mut copy = Copy::start(inner)?;
-    copy.reserve(identity.len_bytes)?;
-    loop {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let read = file.read(&mut buffer).map_err(unreadable(path))?;
-        if read == 0 {
-            break;
-        }
-        buffer.truncate(read);
-        copy = copy.write_all(&[buffer.into()], u64::MAX)?;
-        let bytes_total = identity.len_bytes.max(copy.written_bytes);
-        progress(ImportProgress { phase: ImportPhase::Copying, bytes_done: copy.written_bytes, bytes_total });
-    }
-    copy.finish(progress.as_ref())
+    let (file, identity) = open(path)?;
+    let intake = Intake::copy(inner, Some(identity.len_bytes))?;
+    let source = Source::new(path, &file, identity.len_bytes);
+    source.hash(&intake, ImportPhase::Copying, progress)?;
+    let bytes_total = identity.len_bytes;
+    progress(ImportProgress { phase: ImportPhase::Hashing, bytes_done: bytes_total, bytes_total });
+    install(intake, identity.len_bytes, Place::Owned)
 }
 
 /// Imports a file where it is.
 pub(super) fn reference_file(inner: &Arc<Inner>, path: &Path, progress: &OnProgress) -> Result<Done, BlobError> {
     let path = fs::canonicalize(path).map_err(unreadable(path))?;
     let (file, identity) = open(&path)?;
-    let tree = inner.dirs.temp().map_err(BlobError::io("create an import's file"))?;
-    let hash = hash(&file, identity.len_bytes, &tree.file, progress.as_ref()).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => BlobError::Changed { path: path.clone() },
-        _ => unreadable(&path)(error),
-    })?;
+    let intake = Intake::reference(inner, identity.len_bytes)?;
+    Source::new(&path, &file, identity.len_bytes).hash(&intake, ImportPhase::Hashing, progress)?;
     let still = file.metadata().is_ok_and(|metadata| Identity::of(&metadata) == identity) && identity.matches(&path);
     if !still {
         return Err(BlobError::Changed { path });
     }
-    tree.file.sync_all().map_err(BlobError::io("fsync an import"))?;
-    let place = Place::Referenced(Reference { path, identity });
-    let held = install(inner, hash, identity.len_bytes, place, None, tree)?;
-    Ok((hash, identity.len_bytes, held))
+    install(intake, identity.len_bytes, Place::Referenced(Reference { path, identity }))
 }
 
 fn open(path: &Path) -> Result<(File, Identity), BlobError> {
@@ -112,126 +160,86 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> BlobError {
     move |source| BlobError::Unreadable { path: PathBuf::from(path), source }
 }
 
-/// A copy in progress. Dropping it deletes what was written.
-struct Copy {
-    inner: Arc<Inner>,
-    temp: Temp,
-    room: Reservation,
-    reserved_bytes: u64,
-    written_bytes: u64,
-    unchecked_bytes: u64,
-}
-
-impl Copy {
-    fn start(inner: &Arc<Inner>) -> Result<Self, BlobError> {
-        if inner.table.lock().closed {
-            return Err(BlobError::Closed);
-        }
-        let temp = inner.dirs.temp().map_err(BlobError::io("create an import's file"))?;
-        let room = Reservation::none(inner);
-        Ok(Self { inner: Arc::clone(inner), temp, room, reserved_bytes: 0, written_bytes: 0, unchecked_bytes: 0 })
-    }
-
-    fn reserve(&mut self, bytes: u64) -> Result<(), BlobError> {
-        self.room.grow(bytes)?;
-        self.reserved_bytes += bytes;
-        Ok(())
-    }
-
-    /// Appends, unless that exceeds the limit or the room.
-    fn write_all(mut self, pieces: &[Bytes], limit_bytes: u64) -> Result<Self, BlobError> {
-        for piece in pieces {
-            let length = piece.len() as u64;
-            if self.written_bytes + length > limit_bytes {
-                return Err(BlobError::TooLarge { limit_bytes });
-            }
-            self.make_room(length)?;
-            self.temp.file.write_all(piece).map_err(BlobError::io("write an import"))?;
-            self.written_bytes += length;
-        }
-        Ok(self)
-    }
-
-    fn make_room(&mut self, bytes: u64) -> Result<(), BlobError> {
-        let lacking = (self.written_bytes + bytes).saturating_sub(self.reserved_bytes);
-        if lacking > 0 && self.reserve(lacking.max(STEP_BYTES)).is_err() {
-            // The step may be more than what is left to come.
-            self.reserve(lacking)?;
-        }
-        self.unchecked_bytes += bytes;
-        if self.unchecked_bytes >= STEP_BYTES {
-            self.unchecked_bytes = 0;
-            self.inner.check_free()?;
-        }
-        Ok(())
-    }
-
-    /// Hashes what was written and puts it into the store.
-    fn finish(self, progress: &dyn Fn(ImportProgress)) -> Result<Done, BlobError> {
-        let tree = self.inner.dirs.temp().map_err(BlobError::io("create an import's file"))?;
-        let hash =
-            hash(&self.temp.file, self.written_bytes, &tree.file, progress).map_err(BlobError::io("hash an import"))?;
-        self.temp.file.sync_all().map_err(BlobError::io("fsync an import"))?;
-        tree.file.sync_all().map_err(BlobError::io("fsync an import"))?;
-        let held = install(&self.inner, hash, self.written_bytes, Place::Owned, Some(self.temp), tree)?;
-        Ok((hash, self.written_bytes, held))
-    }
-}
-
-/// Hashes the first `size_bytes` of a file and writes its tree.
-fn hash(data: &File, size_bytes: u64, tree: &File, progress: &dyn Fn(ImportProgress)) -> io::Result<BlobHash> {
-    let geometry = table::tree(size_bytes);
-    let reader = Positioned { file: data, position: 0, size_bytes, progress };
-    let root = outboard(BufReader::with_capacity(BUFFER_BYTES, reader), geometry, TreeFile { geometry, file: tree })?;
-    Ok(BlobHash::from_bytes(*root.as_bytes()))
-}
-
-/// Reads a file from its beginning without moving its cursor, and tells how far it is.
-struct Positioned<'a> {
+/// A file whose segments are handed out in order. One is read at a time, so that the disk sees a single reader that
+/// goes forward; what was read is hashed and written beside.
+struct Source<'a> {
+    path: &'a Path,
     file: &'a File,
-    position: u64,
     size_bytes: u64,
-    progress: &'a dyn Fn(ImportProgress),
+    next_segment: Mutex<u64>,
 }
 
-impl Read for Positioned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.position)?;
-        self.position += read as u64;
-        let bytes_done = self.position.min(self.size_bytes);
-        (self.progress)(ImportProgress { phase: ImportPhase::Hashing, bytes_done, bytes_total: self.size_bytes });
-        Ok(read)
+impl<'a> Source<'a> {
+    fn new(path: &'a Path, file: &'a File, size_bytes: u64) -> Self {
+        Self { path, file, size_bytes, next_segment: Mutex::new(0) }
+    }
+
+    /// Puts all of it into `intake`, with all cores.
+    fn hash(&self, intake: &Intake, phase: ImportPhase, progress: &OnProgress) -> Result<(), BlobError> {
+        let segments = segments::count(self.size_bytes);
+        let told = Mutex::new(0);
+        let work = || {
+            let (mut bytes, mut pairs) = (Vec::new(), Vec::new());
+            while let Some(segment) = self.read(&mut bytes)? {
+                intake.put(segment, &bytes, segments == 1, &mut pairs).inspect_err(|_| self.stop())?;
+                // Told under the lock: a step back would look odd.
+                let mut bytes_done = told.lock().unwrap_or_else(PoisonError::into_inner);
+                *bytes_done += bytes.len() as u64;
+                progress(ImportProgress { phase, bytes_done: *bytes_done, bytes_total: self.size_bytes });
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let helpers = (1..segments.min(workers() as u64)).filter_map(|_| {
+                // With fewer threads than hoped for it only takes longer.
+                thread::Builder::new().name("blob-import".into()).spawn_scoped(scope, work).ok()
+            });
+            let helpers: Vec<_> = helpers.collect();
+            let done = work();
+            helpers.into_iter().fold(done, |done, helper| done.and(helper.join().unwrap_or_else(|_| Err(panicked()))))
+        })
+    }
+
+    /// Reads the next segment; none when there are no more.
+    fn read(&self, bytes: &mut Vec<u8>) -> Result<Option<u64>, BlobError> {
+        let mut next = self.next_segment.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = *next;
+        if segment >= segments::count(self.size_bytes) {
+            return Ok(None);
+        }
+        let range = segments::bytes_of(segment, self.size_bytes);
+        bytes.resize((range.end - range.start) as usize, 0);
+        *next = u64::MAX;
+        self.file.read_exact_at(bytes, range.start).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => BlobError::Changed { path: self.path.to_path_buf() },
+            _ => unreadable(self.path)(error),
+        })?;
+        *next = segment + 1;
+        Ok(Some(segment))
+    }
+
+    /// After an error nobody needs the rest.
+    fn stop(&self) {
+        *self.next_segment.lock().unwrap_or_else(PoisonError::into_inner) = u64::MAX;
     }
 }
 
-/// Writes hash pairs to where they belong in pre-order.
-struct TreeFile<'a> {
-    geometry: BaoTree,
-    file: &'a File,
+fn panicked() -> BlobError {
+    BlobError::Io { step: "hash an import", source: io::Error::other("a thread panicked") }
 }
 
-impl OutboardMut for TreeFile<'_> {
-    fn save(&mut self, node: TreeNode, (left, right): &(blake3::Hash, blake3::Hash)) -> io::Result<()> {
-        let Some(index) = self.geometry.pre_order_offset(node) else { return Ok(()) };
-        self.file.write_all_at(&pair(left, right), index * 64)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A hash pair as it is stored.
-pub(super) fn pair(left: &blake3::Hash, right: &blake3::Hash) -> [u8; 64] {
-    let mut pair = [0; 64];
-    pair[..32].copy_from_slice(left.as_bytes());
-    pair[32..].copy_from_slice(right.as_bytes());
-    pair
+/// Makes an import durable and puts it into the store.
+fn install(intake: Intake, size_bytes: u64, place: Place) -> Result<Done, BlobError> {
+    let inner = Arc::clone(intake.inner());
+    // Its room stays reserved until the blob is in the table.
+    let (hash, data, tree, _room) = intake.finish(size_bytes)?;
+    let held = move_into_place(&inner, hash, size_bytes, place, data, tree)?;
+    Ok((hash, size_bytes, held))
 }
 
 /// Moves durable files into place and records the blob as complete. What is already complete stays as it is, except
 /// that a copy replaces a reference.
-pub(super) fn install(
+pub(super) fn move_into_place(
     inner: &Arc<Inner>,
     hash: BlobHash,
     size_bytes: u64,

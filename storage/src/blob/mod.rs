@@ -13,16 +13,19 @@
 //!   (`room`); never pinned or referenced ones or ones in use.
 //!
 //! Where things are: `table` what is known of each blob, in memory; `meta` its rows on disk; `files` the folder;
-//! `store` what ties them together and the order of locks; `import`, `partial`, `read` the ways in and out;
+//! `store` what ties them together and the order of locks; `import` (with `intake` and `segments`), `partial`, `read`
+//! the ways in and out;
 //! `room` quota, eviction, gc; `verify` finding damage; `upkeep` the two threads.
 
 mod error;
 mod files;
 mod import;
+mod intake;
 mod meta;
 mod partial;
 mod read;
 mod room;
+mod segments;
 mod store;
 mod table;
 #[cfg(test)]
@@ -81,13 +84,14 @@ pub struct ImportProgress {
 /// The steps of an import, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImportPhase {
-    /// Bytes are copied into the store (not for references).
+    /// Bytes are copied into the store and hashed on the way (not for references).
     Copying,
-    /// The hash and its tree are computed.
+    /// The hash and its tree are computed. Of a copy only the end is told, with all bytes done: what is left is to make
+    /// it durable.
     Hashing,
 }
 
-/// Gets told how far an import is; called on a blocking thread.
+/// Gets told how far an import is; called on threads that may block, one at a time.
 pub type OnProgress = Arc<dyn Fn(ImportProgress) + Send + Sync>;
 
 /// A finished import. As long as it is held the blob isn't evicted: hold it until the blob is pinned.
@@ -210,7 +214,8 @@ impl BlobStore {
         import::stream(&self.inner, bytes, limit_bytes).await.map(Imported::new)
     }
 
-    /// Imports a file, durably. A reference that changes while it is hashed fails with [`BlobError::Changed`].
+    /// Imports a file, durably. A reference that changes while it is hashed, and a file that shrinks while it is copied,
+    /// fail with [`BlobError::Changed`].
     pub async fn import_file(
         &self,
         path: &Path,
@@ -347,8 +352,12 @@ impl RangeSource for BlobStore {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
-    let panicked = |error| BlobError::Io { step: "work on a blocking thread", source: io::Error::other(error) };
-    tokio::task::spawn_blocking(work).await.map_err(panicked)?
+    finished(tokio::task::spawn_blocking(work).await)
+}
+
+/// What a task came to; a panic in it is an error like others.
+fn finished<T>(done: Result<Result<T, BlobError>, tokio::task::JoinError>) -> Result<T, BlobError> {
+    done.map_err(|error| BlobError::Io { step: "work on a blocking thread", source: io::Error::other(error) })?
 }
 
 /// The whole groups that contain `chunks`.

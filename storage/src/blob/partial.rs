@@ -14,6 +14,7 @@ use super::{
     files::Files,
     import,
     room::Need,
+    segments,
     store::Inner,
     table::{self, Blob, InUse, Place, all_chunks, whole_groups},
 };
@@ -161,7 +162,7 @@ fn install_empty(inner: &Arc<Inner>, hash: BlobHash) -> Result<(), BlobError> {
     }
     let step = BlobError::io("create an import's file");
     let (data, tree) = (inner.dirs.temp().map_err(&step)?, inner.dirs.temp().map_err(&step)?);
-    import::install(inner, hash, 0, Place::Owned, Some(data), tree).map(drop)
+    import::move_into_place(inner, hash, 0, Place::Owned, Some(data), tree).map(drop)
 }
 
 /// Checks the size against what is known, and tells how much more the blob may take.
@@ -237,7 +238,7 @@ fn write_parent(files: &Files, Parent { node, pair: (left, right) }: &Parent) ->
     // None inside a group: those aren't stored.
     let Some(index) = tree.pre_order_offset(*node) else { return Ok(()) };
     let offset = index.checked_mul(64).filter(|offset| *offset < tree.outboard_size()).ok_or(BlobError::InvalidItem)?;
-    files.write_pair(offset, &import::pair(left, right)).map_err(BlobError::io("write a blob's tree"))
+    files.write_pair(offset, &segments::pair(left, right)).map_err(BlobError::io("write a blob's tree"))
 }
 
 fn write_leaf(files: &Files, Leaf { offset, data }: &Leaf) -> Result<ChunkRanges, BlobError> {

@@ -27,6 +27,30 @@ async fn every_size_comes_out_as_it_went_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_makes_the_tree_that_bao_tree_makes() {
+    const GROUP: u64 = 16 * KIB;
+    let groups = [0, 1, 2, 3, 63, 64, 65, 127, 128, 129, 193, 320, 449];
+    let around = groups.iter().flat_map(|groups| [-1, 0, 1].map(|off| (groups * GROUP).checked_add_signed(off)));
+    let fixture = Fixture::new();
+    for size in around.flatten() {
+        let bytes = content(size, size);
+        let (hash, tree) = (BlobHash::of(&bytes), PreOrderMemOutboard::create(&bytes, BLOCK_SIZE).data);
+        let path = fixture.user_file("source", &bytes);
+        for way in ["reference", "copy", "stream"] {
+            let imported = match way {
+                "reference" => import_file(&fixture.store, &path, ImportMode::Reference).await.unwrap(),
+                "copy" => import_file(&fixture.store, &path, ImportMode::Copy).await.unwrap(),
+                _ => import(&fixture.store, &bytes).await,
+            };
+            assert_eq!((imported.hash, imported.bytes), (hash, size), "{way}");
+            let stored = fs::read(fixture.file("bao", hash)).unwrap_or_default();
+            assert!(stored == tree, "{size} bytes by {way}");
+            fixture.store.remove(hash).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn references_read_like_copies_and_stay_the_users() {
     let mut fixture = Fixture::new();
     for &size in SIZES {
