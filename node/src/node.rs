@@ -212,7 +212,8 @@ fn records_options(config: &Config) -> RecordsOptions {
 }
 
 fn blob_options(config: &Config) -> BlobOptions {
-    BlobOptions { quota_bytes: config.storage.quota_bytes, min_free_bytes: config.storage.min_free_bytes }
+    let (quota_bytes, min_free_bytes) = (config.storage.quota_bytes, config.storage.min_free_bytes);
+    BlobOptions { quota_bytes, min_free_bytes, ..BlobOptions::default() }
 }
 
 fn net_options(home: &Home, config: &Config) -> NetOptions {

@@ -84,6 +84,10 @@ impl Bench {
         Ok(file.sync_all()?)
     }
 
+    fn whole(&self) -> Vec<Range<u64>> {
+        std::iter::once(0..self.size_bytes).collect()
+    }
+
     fn wants(&self, name: &str) -> bool {
         name.contains(&self.only)
     }
@@ -164,7 +168,7 @@ impl Bench {
 
     async fn reads(&self, store: &BlobStore, hash: BlobHash) -> Result<()> {
         let pieces = self.size_bytes / PIECE_BYTES;
-        let whole = Vec::from_iter([0..self.size_bytes]);
+        let whole = self.whole();
         let aligned: Vec<_> = (0..pieces).map(|n| at(n * 7919 % pieces * PIECE_BYTES)).collect();
         let unaligned: Vec<_> = (0..pieces - 1).map(|n| at(n * 7919 % (pieces - 1) * PIECE_BYTES + 100_000)).collect();
         let hot_pieces = HOT_BYTES.min(self.size_bytes) / PIECE_BYTES - 1;
@@ -178,7 +182,7 @@ impl Bench {
 
     async fn encodings(&self, store: &BlobStore, hash: BlobHash) -> Result<()> {
         let units: Vec<_> = (0..self.size_bytes / MIB).map(|n| n * MIB..(n + 1) * MIB).collect();
-        for (name, ranges) in [("encode: whole", Vec::from_iter([0..self.size_bytes])), ("encode: 1 MiB each", units)] {
+        for (name, ranges) in [("encode: whole", self.whole()), ("encode: 1 MiB each", units)] {
             self.stream(name, &ranges, |range| encoding(store.clone(), hash, range)).await?;
         }
         Ok(())

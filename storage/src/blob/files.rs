@@ -235,10 +235,17 @@ impl Files {
         }
     }
 
-    /// Writes a hash pair (64 bytes) of the tree.
-    pub(super) fn write_pair(&self, offset: u64, pair: &[u8; 64]) -> io::Result<()> {
+    /// Reads a hash pair of the tree.
+    pub(super) fn read_pair(&self, offset: u64) -> io::Result<[u8; 64]> {
+        let mut pair = [0; 64];
+        self.bao.as_ref().map_or(Ok(()), |bao| FileExt::read_exact_at(bao, &mut pair, offset))?;
+        Ok(pair)
+    }
+
+    /// Writes hash pairs of the tree that follow each other.
+    pub(super) fn write_pairs(&self, offset: u64, pairs: &[u8]) -> io::Result<()> {
         match &self.bao {
-            Some(bao) => bao.write_all_at(pair, offset),
+            Some(bao) => bao.write_all_at(pairs, offset),
             None => Ok(()),
         }
     }

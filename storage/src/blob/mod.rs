@@ -3,8 +3,8 @@
 //! Built directly on `bao-tree`; docs/decisions/0002-blob-store.md says why. What holds, whatever happens:
 //!
 //! - **Nothing unverified comes out.** Each window that is read or encoded is validated against the hash in the very
-//!   buffer it is served from (`read`). What doesn't validate is withdrawn, announced as [`BlobEvent::Damaged`], and
-//!   can be fetched again.
+//!   buffer it is served from (`read`), which may be kept and served again. What doesn't validate is withdrawn,
+//!   announced as [`BlobEvent::Damaged`], and can be fetched again.
 //! - **What is reported complete is durable.** Bytes and tree are fsynced before the row that says so is committed;
 //!   partial blobs are checkpointed the same way (`partial`).
 //! - **A size is only a claim** until bytes prove it: nothing is preallocated.
@@ -14,9 +14,9 @@
 //!
 //! Where things are: `table` what is known of each blob, in memory; `meta` its rows on disk; `files` the folder;
 //! `store` what ties them together and the order of locks; `import` (with `intake` and `segments`), `partial`, `read`
-//! the ways in and out;
-//! `room` quota, eviction, gc; `verify` finding damage; `upkeep` the two threads.
+//! (with `validate` and `cache`) the ways in and out; `room` quota, eviction, gc; `verify` finding damage; `upkeep` the two threads.
 
+mod cache;
 mod error;
 mod files;
 mod import;
@@ -25,12 +25,14 @@ mod meta;
 mod partial;
 mod read;
 mod room;
+mod runs;
 mod segments;
 mod store;
 mod table;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod validate;
 mod verify;
 
 use std::{io, ops::Range, path::Path, sync::Arc};
@@ -41,7 +43,7 @@ use futures::{Stream, future::BoxFuture, stream::BoxStream};
 use mhc_protocol::BlobHash;
 use tokio::sync::{broadcast, mpsc, watch};
 
-pub use self::{error::BlobError, partial::PartialBlob};
+pub use self::{error::BlobError, partial::PartialBlob, read::Encoder};
 use self::{
     store::Inner,
     table::{InUse, all_chunks},
@@ -53,12 +55,21 @@ use crate::source::{RangeSource, SourceError};
 pub const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
 
 /// Settings of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobOptions {
     /// Most bytes of owned, unpinned blobs; none is no limit but the disk.
     pub quota_bytes: Option<u64>,
     /// Bytes of the file system that stay free.
     pub min_free_bytes: u64,
+    /// Most bytes of memory for windows that are read again and again; 0 keeps none.
+    pub cache_bytes: u64,
+}
+
+impl Default for BlobOptions {
+    /// No quota, no floor, a cache of 64 MiB.
+    fn default() -> Self {
+        Self { quota_bytes: None, min_free_bytes: 0, cache_bytes: 64 << 20 }
+    }
 }
 
 /// How a file gets into the store.
@@ -263,8 +274,7 @@ impl BlobStore {
         self.inner.table.watch(hash)
     }
 
-    /// Sends the bao encoding of `ranges` (no size prefix) to `out`, validated while reading, and returns the bytes
-    /// sent. Chunks behind the end ask for the last chunk, as bao-tree and iroh-blobs have it.
+    /// Sends what [`encoder`](Self::encoder) yields to `out` and returns the bytes sent.
     ///
     /// Fails with [`BlobError::Missing`] before anything is sent when some of it isn't here. After any later error
     /// ([`BlobError::Damaged`], [`BlobError::Changed`]) what was sent is valid but not all: cut the stream.
@@ -275,6 +285,14 @@ impl BlobStore {
         out: mpsc::Sender<Bytes>,
     ) -> Result<u64, BlobError> {
         read::encode(&self.inner, hash, &ranges, out).await
+    }
+
+    /// The bao encoding of `ranges` (no size prefix), piece by piece as it is asked for, validated while reading.
+    /// Chunks behind the end ask for the last chunk, as bao-tree and iroh-blobs have it.
+    ///
+    /// Fails with [`BlobError::Missing`] when some of it isn't here.
+    pub fn encoder(&self, hash: BlobHash, ranges: &ChunkRanges) -> Result<Encoder, BlobError> {
+        Encoder::new(&self.inner, hash, ranges)
     }
 
     /// The bytes of `range`, validated, in pieces of up to 256 KiB. The first item is `NoSource` when they aren't all

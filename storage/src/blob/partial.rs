@@ -1,12 +1,9 @@
 //! A blob in transfer: verified pieces are written where they belong, offered at once, and made durable by checkpoints
 //! (every 16 MiB, every 2 s while something is written, when the handle goes, and when the blob is complete).
 
-use std::{os::unix::fs::FileExt, sync::Arc};
+use std::sync::Arc;
 
-use bao_tree::{
-    ChunkNum, ChunkRanges,
-    io::{BaoContentItem, Leaf, Parent},
-};
+use bao_tree::{ChunkRanges, io::BaoContentItem};
 use mhc_protocol::BlobHash;
 
 use super::{
@@ -14,9 +11,9 @@ use super::{
     files::Files,
     import,
     room::Need,
-    segments,
+    runs::Runs,
     store::Inner,
-    table::{self, Blob, InUse, Place, all_chunks, whole_groups},
+    table::{self, Blob, InUse, Place, all_chunks},
 };
 
 /// Bytes written before a checkpoint is due at once.
@@ -106,12 +103,13 @@ impl Writer {
         if already_complete {
             return Ok(());
         }
+        let runs = Runs::gather(self.size_bytes, items)?;
         let files = self.inner.files(hash)?;
         self.held.keep(&files);
         if !files.writable {
             return Ok(());
         }
-        let written = write_items(&files, items)?;
+        let written = runs.write(&files)?;
         if self.offer(&files, &written)? {
             return self.inner.checkpoint(hash);
         }
@@ -129,16 +127,14 @@ impl Writer {
             return Ok(false);
         }
         let (was_empty, was_full) = (blob.ranges.is_empty(), blob.full());
-        let whole = whole_groups(&(&(&blob.ranges | &blob.fragments) | written), self.size_bytes);
-        blob.fragments = &(&blob.fragments | written) - &whole;
-        blob.ranges |= whole;
+        let whole = blob.add(written);
         blob.unsynced_bytes += table::bytes_in(written, self.size_bytes);
         blob.last_used_ms = now_ms;
         blob.touched = true;
         let started = was_empty && !blob.ranges.is_empty();
         let full = blob.full() && !was_full;
         let due = blob.unsynced_bytes >= CHECKPOINT_BYTES;
-        state.notify(hash);
+        state.notify_added(hash, &whole);
         drop(state);
         if started {
             self.inner.table.emit(BlobEvent::Started(hash));
@@ -216,37 +212,4 @@ fn own(inner: &Inner, hash: BlobHash) -> Result<(), BlobError> {
     blob.durable = ChunkRanges::empty();
     blob.row_dirty = true;
     Ok(())
-}
-
-/// Writes each item where it belongs. Returns the chunks whose bytes were written.
-fn write_items(files: &Files, items: &[BaoContentItem]) -> Result<ChunkRanges, BlobError> {
-    let mut written = ChunkRanges::empty();
-    for item in items {
-        match item {
-            BaoContentItem::Parent(parent) => write_parent(files, parent)?,
-            BaoContentItem::Leaf(leaf) => written |= write_leaf(files, leaf)?,
-        }
-    }
-    Ok(written)
-}
-
-fn write_parent(files: &Files, Parent { node, pair: (left, right) }: &Parent) -> Result<(), BlobError> {
-    let tree = table::tree(files.size_bytes);
-    if node.mid() >= tree.chunks() {
-        return Err(BlobError::InvalidItem);
-    }
-    // None inside a group: those aren't stored.
-    let Some(index) = tree.pre_order_offset(*node) else { return Ok(()) };
-    let offset = index.checked_mul(64).filter(|offset| *offset < tree.outboard_size()).ok_or(BlobError::InvalidItem)?;
-    files.write_pair(offset, &segments::pair(left, right)).map_err(BlobError::io("write a blob's tree"))
-}
-
-fn write_leaf(files: &Files, Leaf { offset, data }: &Leaf) -> Result<ChunkRanges, BlobError> {
-    let end = offset.checked_add(data.len() as u64).filter(|end| *end <= files.size_bytes);
-    let end = end.ok_or(BlobError::InvalidItem)?;
-    if offset % 1024 != 0 || (end % 1024 != 0 && end != files.size_bytes) {
-        return Err(BlobError::InvalidItem);
-    }
-    files.data.write_all_at(data, *offset).map_err(BlobError::io("write a blob"))?;
-    Ok(ChunkRanges::from(ChunkNum::full_chunks(*offset)..ChunkNum::chunks(end)))
 }

@@ -136,6 +136,7 @@ impl Inner {
             self.signal.dirty(false);
         }
         for (hash, _) in &removed {
+            self.cache.forget(*hash);
             self.table.emit(BlobEvent::Removed(*hash));
         }
         committed.map(|()| (removed.len() as u64, freed_bytes))

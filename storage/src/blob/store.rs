@@ -13,8 +13,10 @@ use mhc_protocol::BlobHash;
 
 use super::{
     BlobError, BlobEvent, BlobOptions,
+    cache::Cache,
     files::{Dirs, Files, sync_dir},
     meta::{Change, Meta, Row},
+    read::WINDOW_BYTES,
     table::{Blob, Place, Table, all_chunks},
     upkeep::Signal,
     verify::Queue,
@@ -27,6 +29,7 @@ pub(super) struct Inner {
     pub(super) dirs: Dirs,
     pub(super) options: BlobOptions,
     pub(super) table: Arc<Table>,
+    pub(super) cache: Cache,
     pub(super) meta: Meta,
     structure: Mutex<()>,
     pub(super) signal: Signal,
@@ -77,6 +80,7 @@ impl Inner {
             dirs,
             options,
             table,
+            cache: Cache::new(options.cache_bytes, WINDOW_BYTES),
             meta,
             structure: Mutex::new(()),
             signal: Signal::default(),
@@ -154,6 +158,7 @@ impl Inner {
         }
         state.notify(hash);
         drop(state);
+        self.cache.forget(hash);
         tracing::warn!(blob = %hash, "bytes on disk don't match the hash; they are no longer offered");
         self.table.emit(BlobEvent::Damaged(hash));
         self.signal.dirty(true);

@@ -12,7 +12,7 @@ use mhc_protocol::BlobHash;
 use range_collections::range_set::RangeSetRange;
 use tokio::sync::{broadcast, watch};
 
-use super::{BLOCK_SIZE, BlobError, BlobEvent, BlobOptions, BlobStatus, Usage, files::Files, meta::Row};
+use super::{BLOCK_SIZE, BlobError, BlobEvent, BlobOptions, BlobStatus, Usage, files::Files, groups_of, meta::Row};
 
 /// Events a slow receiver may be behind before it misses the oldest.
 const EVENTS: usize = 1024;
@@ -119,6 +119,19 @@ impl Blob {
         }
     }
 
+    /// Adds chunks that were written. Returns the groups they make whole, which are offered from now on.
+    pub(super) fn add(&mut self, written: &ChunkRanges) -> ChunkRanges {
+        // Only their own groups are looked at: what is here may be in many parts.
+        let groups = groups_of(written, self.size_bytes);
+        let here = &(&(&self.ranges & &groups) | &(&self.fragments & &groups)) | written;
+        let whole = whole_groups(&here, self.size_bytes);
+        if whole != *written || !self.fragments.is_empty() {
+            self.fragments = &(&self.fragments | written) - &whole;
+        }
+        self.ranges |= whole.clone();
+        whole
+    }
+
     /// Stops offering `chunks`.
     pub(super) fn withdraw(&mut self, chunks: &ChunkRanges) {
         self.ranges -= chunks.clone();
@@ -196,6 +209,18 @@ impl State {
             let changed = *seen != ranges;
             *seen = ranges;
             changed
+        });
+    }
+
+    /// Tells watchers what was added, without copying what was there.
+    pub(super) fn notify_added(&mut self, hash: BlobHash, added: &ChunkRanges) {
+        let Some(watcher) = self.watchers.get(&hash).filter(|watcher| watcher.receiver_count() > 0) else { return };
+        watcher.send_if_modified(|seen| {
+            let news = !added.is_subset(seen);
+            if news {
+                *seen |= added.clone();
+            }
+            news
         });
     }
 

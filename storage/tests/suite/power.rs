@@ -106,7 +106,7 @@ fn content(number: usize) -> Vec<u8> {
 }
 
 fn open_blobs(dir: &Path) -> BlobStore {
-    BlobStore::open(dir, BlobOptions { quota_bytes: None, min_free_bytes: 0 }).unwrap()
+    BlobStore::open(dir, BlobOptions::default()).unwrap()
 }
 
 /// The child's part: imports blobs with ascending numbers, for ever.

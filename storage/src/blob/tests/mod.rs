@@ -48,7 +48,7 @@ impl Fixture {
     }
 
     fn quota(quota_bytes: u64) -> Self {
-        Self::with(BlobOptions { quota_bytes: Some(quota_bytes), min_free_bytes: 0 })
+        Self::with(BlobOptions { quota_bytes: Some(quota_bytes), ..BlobOptions::default() })
     }
 
     fn with(options: BlobOptions) -> Self {

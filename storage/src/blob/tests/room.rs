@@ -66,7 +66,7 @@ async fn gc_gets_below_a_smaller_quota_and_deletes_strays() {
         import(&fixture.store, &content(MIB, seed)).await;
     }
     fixture.store.shutdown().await;
-    let options = BlobOptions { quota_bytes: Some(2 * MIB), min_free_bytes: 0 };
+    let options = BlobOptions { quota_bytes: Some(2 * MIB), ..BlobOptions::default() };
     let store = BlobStore::open(&fixture.path(), options).unwrap();
     fs::write(fixture.path().join("data").join("no-folder"), b"left alone").unwrap();
     let stray = fixture.file("bao", BlobHash::of(b"stray"));
@@ -92,7 +92,7 @@ async fn the_order_of_use_survives_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_floor_of_free_space_is_kept() {
-    let fixture = Fixture::with(BlobOptions { quota_bytes: None, min_free_bytes: u64::MAX / 2 });
+    let fixture = Fixture::with(BlobOptions { min_free_bytes: u64::MAX / 2, ..BlobOptions::default() });
     assert!(matches!(try_import(&fixture.store, b"x").await, Err(BlobError::StorageFull)));
     assert!(matches!(fixture.store.partial(BlobHash::of(b"x"), 1).await, Err(BlobError::StorageFull)));
 }
