@@ -22,7 +22,7 @@ use iroh_blobs::protocol::{
 };
 use mhc_protocol::{BlobHash, NodeId, sched::DemandClass, upload::class_of_urgency};
 use mhc_storage::blob::BlobError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     ids,
@@ -38,7 +38,7 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024;
 const MAX_BLOBS: u64 = 4096;
 /// The first byte of a push request. The rest of it has a framing of its own, which nobody needs here.
 const PUSH: u8 = 8;
-/// Answers at a time: for one node over all its connections, and for everybody. Each holds up to half a
+/// Answers at a time: for one node over all its connections, and for everybody. Each holds up to three quarters of a
 /// megabyte of the blob.
 const MAX_STREAMS_PER_NODE: usize = 32;
 const MAX_STREAMS: usize = 128;
@@ -46,8 +46,6 @@ const MAX_OBSERVERS_PER_CONNECTION: usize = 16;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for so long is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pieces of an answer between the store and the network.
-const QUEUE: usize = 1;
 const OBSERVE_PAUSE: Duration = Duration::from_millis(100);
 /// Requests a node may send; those that move at least [`WORTHWHILE_BYTES`] don't count.
 const RATE: Rate = Rate { burst: 512.0, per_s: 128.0 };
@@ -275,29 +273,18 @@ impl Stream {
     /// One blob: its size, then the encoding of `ranges`. Nothing is sent unless the store has them.
     async fn blob(&mut self, hash: BlobHash, ranges: ChunkRanges) -> Result<(), Refusal> {
         let size_bytes = self.shared.blobs.status(hash).ok_or(BlobError::Missing)?.size_bytes;
-        let (tx, mut rx) = mpsc::channel::<Bytes>(QUEUE);
-        let blobs = self.shared.blobs.clone();
-        let send = async {
-            let mut header = Some(Bytes::copy_from_slice(&size_bytes.to_le_bytes()));
-            let mut result = Ok(());
-            while let (Ok(()), Some(piece)) = (&result, rx.recv().await) {
-                if let Some(header) = header.take() {
-                    result = self.write(header).await;
-                }
-                if result.is_ok() {
-                    let shared = Arc::clone(&self.shared);
-                    let _turn = shared.provider.gate.turn(self.node, self.class, piece.len() as u64).await;
-                    result = self.write(piece).await;
-                }
+        let mut encoder = self.shared.blobs.encoder(hash, &ranges)?;
+        let mut header = Some(Bytes::copy_from_slice(&size_bytes.to_le_bytes()));
+        while let Some(piece) = encoder.next().await {
+            let piece = piece?;
+            if let Some(header) = header.take() {
+                self.write(header).await?;
             }
-            // Tells the encoder to stop.
-            drop(rx);
-            result.map(|()| header)
-        };
-        let (encoded, unsent) = tokio::join!(blobs.encode(hash, ranges, tx), send);
-        let unsent = unsent?;
-        encoded?;
-        match unsent {
+            let shared = Arc::clone(&self.shared);
+            let _turn = shared.provider.gate.turn(self.node, self.class, piece.len() as u64).await;
+            self.write(piece).await?;
+        }
+        match header {
             // An empty blob has no encoding, but a size.
             Some(header) => self.write(header).await,
             None => Ok(()),

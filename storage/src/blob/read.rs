@@ -31,8 +31,8 @@ pub(super) const WINDOW_BYTES: u64 = WINDOW_CHUNKS * 1024;
 const READ_AHEAD: usize = 2;
 /// Chunks of an encoding's first window: 64 KiB, so that the first byte leaves early.
 const FIRST_CHUNKS: u64 = 64;
-/// Chunks of an encoding's largest window: 512 KiB.
-const MOST_CHUNKS: u64 = 512;
+/// Chunks of an encoding's largest window: 256 KiB.
+const MOST_CHUNKS: u64 = 256;
 
 /// The bytes of `range`, validated.
 pub(super) fn local(
@@ -184,7 +184,7 @@ impl Encoder {
         Ok(Self { windows: windows.boxed() })
     }
 
-    /// The next piece, of up to about 520 KiB (the first ones are smaller); none after the last or after an error.
+    /// The next piece, of up to about 260 KiB (the first ones are smaller); none after the last or after an error.
     /// What came before an error ([`BlobError::Damaged`], [`BlobError::Changed`]) is valid but not all.
     pub async fn next(&mut self) -> Option<Result<Bytes, BlobError>> {
         let next = self.windows.next().await;
