@@ -30,7 +30,8 @@ pub(crate) fn version(name: &str) -> Result<String> {
     let output = Command::new(program(name)?).arg(argument).output();
     let output = output.with_context(|| format!("{name} isn't there: run scripts/setup-bench.sh first"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let mut words = text.split([' ', '/', '\n']).map(|word| word.trim_start_matches('v'));
+    // Debian's own number behind a dash says nothing of the program.
+    let mut words = text.split([' ', '/', '\n', '-']).map(|word| word.trim_start_matches('v'));
     let found = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'));
     Ok(found.with_context(|| format!("{name}: no version in {text}"))?.to_owned())
 }

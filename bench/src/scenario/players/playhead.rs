@@ -86,6 +86,9 @@ impl Playhead {
 mod tests {
     use super::*;
 
+    /// Arrivals, and what is seen then: start, count and seconds of stalls.
+    type Case<'a> = (&'a [(u64, usize)], Option<f64>, u32, f64);
+
     /// Plays at 10 bytes a second until second 10, with bytes arriving at these milliseconds.
     fn seen(arrivals: &[(u64, usize)]) -> Seen {
         let mut playhead = Playhead::new(10.0);
@@ -97,9 +100,9 @@ mod tests {
 
     #[test]
     fn stalls_are_counted_and_timed() {
-        let table: [(&[(u64, usize)], Option<f64>, u32, f64); 7] = [
-            (&[], None, 0, 0.0),
-            (&[(100, 9)], None, 0, 0.0),
+        let table = [
+            (&[][..], None, 0, 0.0),
+            (&[(100, 9)][..], None, 0, 0.0),
             (&[(500, 100)], Some(0.5), 0, 0.0),
             // Less than a second doesn't start it.
             (&[(500, 5), (1000, 5), (1500, 85)], Some(1.0), 0, 0.0),
