@@ -10,9 +10,12 @@ use mhc_protocol::{BlobHash, NodeId};
 
 /// The network as fetch sees it: who may have a blob, how to reach them, and where to report what they did.
 pub trait Peers: Send + Sync + 'static {
-    /// Nodes that probably have (a part of) the blob, the likeliest first. An empty list means nobody is known
-    /// now; it is asked again. May take a while (a DHT look-up); fetch bounds the wait.
+    /// Known nodes that may have (a part of) the blob, the likeliest first. Quick; asked again and again.
     fn candidates(&self, hash: BlobHash) -> BoxFuture<'_, Vec<NodeId>>;
+
+    /// Looks further for nodes that have the blob (a DHT look-up), when those known don't help. May take a while;
+    /// fetch bounds the wait.
+    fn search(&self, hash: BlobHash) -> BoxFuture<'_, Vec<NodeId>>;
 
     /// A connection with ALPN `/iroh-bytes/4` to `node`, new or pooled. Fetch never closes it.
     fn connect(&self, node: NodeId) -> BoxFuture<'_, Result<Connection, ConnectError>>;

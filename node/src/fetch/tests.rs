@@ -89,6 +89,10 @@ impl Peers for TestPeers {
         async { nodes }.boxed()
     }
 
+    fn search(&self, _: BlobHash) -> BoxFuture<'_, Vec<NodeId>> {
+        async { vec![] }.boxed()
+    }
+
     fn connect(&self, node: NodeId) -> BoxFuture<'_, Result<Connection, ConnectError>> {
         async move {
             let pooled = self.connections.lock().unwrap().get(&node).cloned();

@@ -305,13 +305,23 @@ impl Transfer {
         }
     }
 
+    /// Asks who is known; looks further when nobody is, or when those known had a look-up's time and brought nothing.
     fn look_up(&mut self) {
         self.looking_up = true;
         let (shared, hash) = (self.shared.clone(), self.hash);
         let limit = Duration::from_millis(shared.options.lookup_timeout_ms);
-        self.spawn(
-            async move { Done::Candidates(timeout(limit, shared.peers.candidates(hash)).await.unwrap_or_default()) },
-        );
+        let hungry = Duration::from_millis(shared.options.lookup_hungry_ms);
+        let further = self.last_lookup.is_some() && self.last_fed.is_none_or(|fed| fed.elapsed() >= hungry);
+        self.spawn(async move {
+            let known = timeout(limit, shared.peers.candidates(hash)).await.unwrap_or_default();
+            if !(further || known.is_empty()) {
+                return Done::Candidates(known);
+            }
+            let mut found = timeout(limit, shared.peers.search(hash)).await.unwrap_or_default();
+            found.retain(|node| !known.contains(node));
+            found.extend(known);
+            Done::Candidates(found)
+        });
     }
 
     fn connect(&mut self, node: NodeId) {

@@ -71,7 +71,7 @@ const COMMANDS: usize = 1024;
 const ARRIVALS: usize = 1024;
 const VERDICTS: usize = 64;
 const SYNC_POKES: usize = 64;
-/// How long the DHT is waited for when nobody is known to hold a blob: shorter while there are peers to ask.
+/// How long the DHT is waited for: shorter while there are peers to ask.
 const DHT_WAIT: Duration = Duration::from_secs(3);
 const DHT_WAIT_WITH_PEERS: Duration = Duration::from_secs(1);
 /// Most providers named for one blob.
@@ -268,18 +268,19 @@ impl Net {
         let _ = tokio::time::timeout(CLOSE, shared.endpoint.close()).await;
     }
 
-    async fn find(&self, hash: BlobHash) -> Vec<NodeId> {
+    /// Who says to have the blob, then the members of our network, who may without having said so.
+    fn known(&self, hash: BlobHash) -> Vec<NodeId> {
         let shared = &self.0.shared;
-        let mut found = shared.haves().providers(hash, std::time::Instant::now());
+        let likely = shared.haves().providers(hash, std::time::Instant::now());
         let members = shared.book().members();
-        if found.is_empty() {
-            let wait = if members.is_empty() { DHT_WAIT } else { DHT_WAIT_WITH_PEERS };
-            found = self.find_in_dht(hash, wait).await;
-        }
+        self.usable(likely.into_iter().chain(members))
+    }
+
+    fn usable(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+        let shared = &self.0.shared;
         let mut unique = HashSet::from([shared.node]);
         let book = shared.book();
-        let likely = found.into_iter().chain(members);
-        likely.filter(|node| unique.insert(*node) && !book.is_cut_off(*node)).take(MAX_CANDIDATES).collect()
+        nodes.filter(|node| unique.insert(*node) && !book.is_cut_off(*node)).take(MAX_CANDIDATES).collect()
     }
 
     async fn find_in_dht(&self, hash: BlobHash, wait: Duration) -> Vec<NodeId> {
@@ -296,7 +297,16 @@ impl Net {
 
 impl Peers for Net {
     fn candidates(&self, hash: BlobHash) -> BoxFuture<'_, Vec<NodeId>> {
-        Box::pin(self.find(hash))
+        let known = self.known(hash);
+        Box::pin(async { known })
+    }
+
+    fn search(&self, hash: BlobHash) -> BoxFuture<'_, Vec<NodeId>> {
+        Box::pin(async move {
+            let wait = if self.known(hash).is_empty() { DHT_WAIT } else { DHT_WAIT_WITH_PEERS };
+            let found = self.find_in_dht(hash, wait).await;
+            self.usable(found.into_iter())
+        })
     }
 
     fn connect(&self, node: NodeId) -> BoxFuture<'_, Result<Connection, ConnectError>> {
