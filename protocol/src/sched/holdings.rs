@@ -70,6 +70,9 @@ impl Holdings {
 
     /// The first run in `within` that it may have.
     pub(super) fn first_in(&self, mut within: Range<u64>) -> Option<Range<u64>> {
+        if self.known.is_none() && self.forget_at.is_none() {
+            return Some(within).filter(|all| !all.is_empty()); // Most providers, most of the time.
+        }
         while !within.is_empty() {
             let held = match &self.known {
                 Some(known) => known.first_in(within.clone())?,

@@ -29,8 +29,9 @@
 //!   its units in flight.
 //! - No provider has more than [`Options::max_units`] or [`Options::max_outstanding_bytes`] in flight; nobody is asked
 //!   for bytes nobody demands.
-//! - Bytes are asked for twice only where a unit lags. Outside the end game, no more of it once bytes that came twice
-//!   exceed 256 KiB and 2 % of what came. The end game is when everything demanded is in flight.
+//! - Bytes are asked for twice only where a unit lags. Outside the end game, no more of it once bytes sent for nothing
+//!   exceed 512 KiB and 2 % of what came, except for the very bytes that somebody waits for. The end game is when
+//!   everything demanded is in flight.
 //! - Demands of one class whose deadlines are equal or past or that have none get equal shares, in bytes.
 //!
 //! Work is cut on chunk groups of [`GROUP_BYTES`]. Deadlines first, expected completion by outstanding bytes over rate,

@@ -101,7 +101,8 @@ impl Scheduler {
         }
         let slow = self.roster.at(unit.provider);
         let finish_us = lineup.finish_us(now, slow, unit, bytes_in(&run));
-        let quarters = if needed_us == 0 && class < DemandClass::Background { BLOCKING_QUARTERS } else { LATE_QUARTERS };
+        let quarters =
+            if needed_us == 0 && class < DemandClass::Background { BLOCKING_QUARTERS } else { LATE_QUARTERS };
         let is_late = |for_us: u64| finish_us > for_us / 4 * quarters + self.options.duplicate_ms * 1_000;
         if !is_late(needed_us) || !(needed_us == 0 || self.tally.allows_more() || self.is_end_game()) {
             return;
@@ -110,7 +111,8 @@ impl Scheduler {
         if !is_late(arrival_us.max(needed_us)) {
             return;
         }
-        let may_overfill = needed_us == 0 && class < DemandClass::Background && lineup.seats[seat].has_slot(bytes_in(&run));
+        let may_overfill =
+            needed_us == 0 && class < DemandClass::Background && lineup.seats[seat].has_slot(bytes_in(&run));
         if !may_overfill && !lineup.fits(&lineup.seats[seat], bytes_in(&run), class) {
             return lineup.reserve(seat, bytes_in(&run));
         }

@@ -140,6 +140,7 @@ impl Sim {
         for (id, peer) in &self.peers {
             let in_flight = self.sched.in_flight(*id);
             assert!(in_flight <= Options::default().max_units, "bounded in flight");
+            assert!(self.sched.outstanding_bytes(*id) <= Options::default().max_outstanding_bytes, "bounded bytes");
             assert!(in_flight == 0 || peer.leaves_at.is_none_or(|at| at > self.now), "nothing asked of who left");
         }
     }
@@ -383,6 +384,24 @@ proptest! {
         prop_assert!(missing.is_empty(), "missing {missing:?} after {} ms", sim.now);
         let had: Groups = peers.iter().fold(Groups::empty(), |all, peer| all.union(&peer.has));
         prop_assert!(sim.sched.have().is_subset(&had), "nothing comes from nowhere");
+    }
+
+    /// Spans are what merging whole sets gives.
+    #[test]
+    fn spans_agree_with_groups(steps in prop::collection::vec((any::<bool>(), 0..60u64, 0..20u64), 0..40)) {
+        let (mut spans, mut groups) = (Spans::default(), Groups::empty());
+        for (adds, start, length) in steps {
+            let run = start..start + length;
+            // `Groups::from` takes no empty ranges.
+            let changed = if length == 0 { Groups::empty() } else { Groups::from(run.clone()) };
+            match adds {
+                true => (spans.insert(run.clone()), groups.union_with(&changed)).0,
+                false => (spans.remove(run.clone()), groups.difference_with(&changed)).0,
+            }
+            prop_assert_eq!(spans.to_groups(), groups.clone());
+            prop_assert_eq!(spans.covers(&run), changed.is_subset(&groups));
+            prop_assert_eq!(spans.contains(start), groups.contains(&start));
+        }
     }
 
     /// Little is asked twice while all is well.

@@ -116,7 +116,7 @@ pub struct Options {
     /// A unit without a verified byte for so long is taken from its provider.
     pub stall_ms: u64,
     /// Bytes that a provider may have outstanding (two units in any case) before it has brought anything; more on a
-    /// long path. Grows by three bytes with each byte that comes, until what is measured is the lower bound.
+    /// long path. Grows by five bytes with each byte that comes, until what is measured is the lower bound.
     pub start_bytes: u64,
     /// A provider has outstanding what it brings in its round trip and this time, in milliseconds.
     pub queue_ms: u64,

@@ -12,7 +12,7 @@ pub(crate) fn background(range: std::ops::Range<u64>) -> Demand {
 fn download(size: u64, peers: Vec<Peer>, step_us: u64) -> (Net, f64) {
     let mut net = Net::new(size, peers, f64::MAX, step_us, 1);
     net.sched.demand(net.now(), 1, background(0..size));
-    net.wanted = vec![0..size];
+    net.wanted.push(0..size);
     while !net.has_all() {
         net.step();
         assert!(net.now_us < 600_000_000, "arrives: {:?}", net.counts);
@@ -101,7 +101,7 @@ fn fast_and_long_paths_are_filled() {
 fn a_fast_start() {
     let mut net = Net::new(1024 * MIB, vec![Peer::honest(3_200.0, 1)], f64::MAX, 1_000, 1);
     net.sched.demand(net.now(), 1, background(0..1024 * MIB));
-    net.wanted = vec![0..1024 * MIB];
+    net.wanted.push(0..1024 * MIB);
     while net.sched.outstanding_bytes(node(0)) < 15 * MIB && net.now_us < 1_000_000 {
         net.step();
     }

@@ -7,4 +7,5 @@ mod downloads;
 mod net;
 mod omniscient;
 mod player;
+mod readers;
 mod streams;

@@ -1,6 +1,10 @@
 //! A network in virtual time: providers with uplinks, round trips and manners, and the client's downlink.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use mhc_protocol::{
     NodeId, Timestamp,
@@ -145,6 +149,11 @@ pub(crate) struct Counts {
     pub(crate) most_units: usize,
     /// Of each effect, in order.
     pub(crate) trace: u64,
+    /// Calls of the scheduler's `poll`, and the real time that they and `progress` took.
+    pub(crate) polls: u32,
+    pub(crate) poll_time: Duration,
+    pub(crate) progresses: u32,
+    pub(crate) progress_time: Duration,
 }
 
 pub(crate) struct Net {
@@ -250,35 +259,21 @@ impl Net {
         if !std::mem::take(&mut self.must_poll) && !due {
             return;
         }
-        for effect in self.sched.poll(self.now()) {
+        let since = Instant::now();
+        let effects = self.sched.poll(self.now());
+        self.counts.poll_time += since.elapsed();
+        self.counts.polls += 1;
+        for effect in effects {
             match effect {
-                Effect::Request { unit, provider, range, class } => {
-                    if std::env::var("MHC_TRACE").is_ok() {
-                        eprintln!(
-                            "{} ask u{unit} p{} {}..{} {class:?} rate {:?}",
-                            self.now_us / 1000,
-                            self.index(provider),
-                            range.start / GROUP_BYTES,
-                            range.end.div_ceil(GROUP_BYTES),
-                            self.sched.rate(provider)
-                        );
-                    }
-                    self.request(unit, provider, range)
-                }
-                Effect::Cancel { unit, provider, why } => {
-                    if std::env::var("MHC_TRACE").is_ok() {
-                        eprintln!("{} cancel u{unit} p{} {why:?}", self.now_us / 1000, self.index(provider));
-                    }
-                    self.cancel(unit, provider, why)
-                }
+                Effect::Request { unit, provider, range, .. } => self.request(unit, provider, range),
+                Effect::Cancel { unit, provider, why } => self.cancel(unit, provider, why),
                 Effect::GiveUp { .. } => {}
             }
         }
     }
 
     fn index(&self, provider: NodeId) -> usize {
-        let bytes = provider.as_bytes();
-        u64::from_be_bytes(bytes[..8].try_into().expect("eight")) as usize
+        provider.as_bytes()[..8].iter().fold(0, |index, byte| index << 8 | usize::from(*byte))
     }
 
     fn request(&mut self, unit: UnitId, provider: NodeId, range: Range<u64>) {
@@ -424,14 +419,6 @@ impl Net {
             return self.wasted(length);
         };
         rest.start = range.end;
-        if std::env::var("MHC_TRACE").is_ok() {
-            eprintln!(
-                "{} got u{unit} p{index} {}..{}",
-                self.now_us / 1000,
-                range.start / GROUP_BYTES,
-                range.end.div_ceil(GROUP_BYTES)
-            );
-        }
         self.outstanding[index] -= length;
         let mut known = 0;
         for group in range.start / GROUP_BYTES..range.end.div_ceil(GROUP_BYTES) {
@@ -440,7 +427,10 @@ impl Net {
         }
         self.counts.fresh += length - known;
         self.wasted(known);
+        let since = Instant::now();
         self.sched.progress(self.now(), unit, range);
+        self.counts.progress_time += since.elapsed();
+        self.counts.progresses += 1;
         self.must_poll = true;
     }
 

@@ -123,7 +123,7 @@ impl<'a> Omniscient<'a> {
                 best = Some((end_s, index));
             }
         }
-        let (end_s, index) = best.expect("somebody has it");
+        let Some((end_s, index)) = best else { panic!("nobody has unit {unit}") };
         let source = &mut self.sources[index];
         let (start_s, rate) = (source.start_s(asked_s), source.peer.uplink);
         source.free_s = end_s - source.peer.rtt_ms as f64 / 2e3;

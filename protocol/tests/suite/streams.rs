@@ -1,15 +1,17 @@
 //! Streams over many networks, against the omniscient scheduler on the same ones.
 
+use std::ops::Range;
+
 use mhc_protocol::sched::{Cost, GROUP_BYTES, Groups};
 
 use crate::{
-    net::{MBIT, Manner, Net, Peer, Rng},
+    net::{Counts, MBIT, Manner, Net, Peer, Rng},
     omniscient::Omniscient,
     player::{Played, Player},
 };
 
-const STEP_US: u64 = 10_000;
-const PLAY_S: f64 = 16.0;
+const STEP_US: u64 = 4_000;
+const PLAY_S: f64 = 12.0;
 /// So that what is needed to start fits well into the window.
 const MAX_BITRATE: f64 = 20.0 * MBIT;
 
@@ -44,14 +46,7 @@ impl Network {
     fn play(&self, seed: u64) -> (Played, Net) {
         let mut net = Net::new(self.size, self.peers.clone(), self.downlink, STEP_US, seed);
         let mut player = Player::new(0, 0, self.size, self.bitrate);
-        let mut total_at = 0.0;
         while !player.is_fed() {
-            if total_at == 0.0 && net.counts.fresh as f64 >= self.bitrate * 2.0 {
-                total_at = net.now_us as f64 / 1e6;
-                if std::env::var("MHC_VERBOSE").is_ok() {
-                    print!("total at {total_at:.2} ");
-                }
-            }
             player.tick(&mut net, STEP_US as f64 / 1e6);
             net.step();
             assert!(net.now_us < 300_000_000, "arrives: seed {seed}, {:?}", net.counts);
@@ -90,20 +85,16 @@ fn some_groups(rng: &mut Rng, size: u64) -> Groups {
 struct Compared {
     ours: Played,
     best: Played,
-    waste: f64,
-    waste_before_end_game: f64,
+    /// Bytes; see [`Counts`].
+    fresh: u64,
+    waste: u64,
+    waste_before_end_game: u64,
 }
 
 fn compare(seed: u64) -> Compared {
     let network = Network::new(seed);
-    let t = std::time::Instant::now();
     let (ours, net) = network.play(seed);
-    let t1 = t.elapsed();
     let best = Omniscient::play(&network.peers, network.downlink, network.size, network.bitrate);
-    if std::env::var("MHC_VERBOSE").is_ok() {
-        eprintln!("{t1:?} {:?} req {} groups {}", t.elapsed(), net.counts.requests, network.size / GROUP_BYTES);
-    }
-    let share = |bytes: u64| bytes as f64 / net.counts.fresh as f64 * 100.0;
     let most = network.size / GROUP_BYTES * 2 + network.peers.len() as u64 * 20;
     assert!(net.counts.requests < most, "{} requests", net.counts.requests);
     if std::env::var("MHC_VERBOSE").is_ok() {
@@ -116,11 +107,24 @@ fn compare(seed: u64) -> Compared {
             best.startup_s,
             ours.stalled_s,
             best.stalled_s,
-            share(net.counts.waste)
+            percent(net.counts.waste, net.counts.fresh)
         );
     }
-    let waste_before_end_game = share(net.counts.waste_before_end_game);
-    Compared { ours, best, waste: share(net.counts.waste), waste_before_end_game }
+    let Counts { fresh, waste, waste_before_end_game, .. } = net.counts;
+    assert!(waste_before_end_game < fresh * 3 / 100 + (2 << 20), "seed {seed}: {waste_before_end_game} of {fresh}");
+    Compared { ours, best, fresh, waste, waste_before_end_game }
+}
+
+/// On two threads; the order of the seeds stays.
+fn compare_all(seeds: Range<u64>) -> Vec<Compared> {
+    let middle = seeds.start + (seeds.end - seeds.start) / 2;
+    let compare_in = |part: Range<u64>| part.map(compare).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| compare_in(seeds.start..middle));
+        let second = compare_in(middle..seeds.end);
+        let first = first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        first.into_iter().chain(second).collect()
+    })
 }
 
 /// Least, median, 95th percentile, most.
@@ -142,13 +146,23 @@ fn print_table(all: &[Compared]) {
     print_row("start-up, omniscient, s", all.iter().map(|c| c.best.startup_s));
     print_row("stalled, ours, s", all.iter().map(|c| c.ours.stalled_s));
     print_row("stalled, omniscient, s", all.iter().map(|c| c.best.stalled_s));
-    print_row("sent for nothing, %", all.iter().map(|c| c.waste));
-    print_row("the same before the end game, %", all.iter().map(|c| c.waste_before_end_game));
+    print_row("sent for nothing, %", all.iter().map(|c| percent(c.waste, c.fresh)));
+    print_row("the same before the end game, %", all.iter().map(|c| percent(c.waste_before_end_game, c.fresh)));
     let total = |of: fn(&Compared) -> Played| {
         all.iter().map(of).fold((0.0, 0), |sum, played| (sum.0 + played.stalled_s, sum.1 + played.stalls))
     };
     let (ours, best) = (total(|c| c.ours), total(|c| c.best));
+    println!("sent for nothing before the end game, of all bytes: {:.2} %", early_waste(all));
     println!("stalls: ours {} ({:.1} s), omniscient {} ({:.1} s)", ours.1, ours.0, best.1, best.0);
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64 * 100.0
+}
+
+/// Of all networks together.
+fn early_waste(all: &[Compared]) -> f64 {
+    percent(all.iter().map(|c| c.waste_before_end_game).sum(), all.iter().map(|c| c.fresh).sum())
 }
 
 /// Median of the start-up ratios; stalled seconds of ours and of the omniscient's.
@@ -161,52 +175,33 @@ fn count_or(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
 
-/// `MHC_NETWORKS` sets how many.
+/// `MHC_NETWORKS` sets how many, `MHC_FIRST` the first one's seed.
 #[test]
 fn streams_start_and_play_nearly_as_well_as_with_full_knowledge() {
-    let count = count_or("MHC_NETWORKS", 200);
-    let all: Vec<Compared> = (1..=count).map(compare).collect();
+    // Without optimisation a network takes a third of a second.
+    let count = count_or("MHC_NETWORKS", if cfg!(debug_assertions) { 100 } else { 200 });
+    let first = count_or("MHC_FIRST", 1);
+    let all = compare_all(first..first + count);
     print_table(&all);
     let (median, ours_s, best_s) = summary(&all);
     assert!(median <= 1.3, "{median}");
-    // A tenth of a second per network is what a player's own clock and buffers hide.
-    assert!(ours_s <= 1.5 * best_s + 0.1 * count as f64, "stalled {ours_s} s, omniscient {best_s} s");
-    let [_, _, high, _] = quantiles(all.iter().map(|c| c.waste_before_end_game));
-    assert!(high < 3.0, "{high} % for nothing");
+    // The omniscient one hardly ever stalls: a fiftieth of a second per network is the small constant.
+    assert!(ours_s <= 1.5 * best_s + 0.02 * count as f64, "stalled {ours_s} s, omniscient {best_s} s");
+    assert!(early_waste(&all) < 3.0, "{} % for nothing", early_waste(&all));
 }
 
 /// `MHC_SEED` repeats one; it is printed.
 #[test]
 fn random_streams_keep_the_invariants() {
-    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let seed = count_or("MHC_SEED", since.as_nanos() as u64 >> 10);
     println!("MHC_SEED={seed}");
-    let all: Vec<Compared> = (0..10).map(|at| compare(seed.wrapping_add(at))).collect();
+    let all: Vec<Compared> = (0..4).map(|at| compare(seed.wrapping_add(at))).collect();
     let (median, ours_s, best_s) = summary(&all);
     assert!(median <= 2.0, "{median}");
-    assert!(ours_s <= 3.0 * best_s + 20.0, "stalled {ours_s} s, omniscient {best_s} s");
+    assert!(ours_s <= 3.0 * best_s + 10.0, "stalled {ours_s} s, omniscient {best_s} s");
 }
 
-#[test]
-fn trace_one() {
-    let n = Network::new(count_or("MHC_SEED", 17));
-    for (i, p) in n.peers.iter().enumerate() {
-        eprintln!(
-            "peer {i} {:.2} Mbit {} ms {:?} part {} joins {} leaves {:?} fifo {} known {} {:?}",
-            p.uplink / MBIT,
-            p.rtt_ms,
-            p.manner,
-            p.has.is_some(),
-            p.joins_ms,
-            p.leaves_ms,
-            p.is_fifo,
-            p.is_known,
-            p.cost
-        );
-    }
-    eprintln!("startup groups {}", n.bitrate * 2.0 / 16384.0);
-    compare(count_or("MHC_SEED", 17));
-}
 #[test]
 fn the_same_seed_has_the_same_effects() {
     let network = Network::new(5);
