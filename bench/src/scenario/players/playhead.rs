@@ -100,9 +100,9 @@ mod tests {
 
     #[test]
     fn stalls_are_counted_and_timed() {
-        let table = [
-            (&[][..], None, 0, 0.0),
-            (&[(100, 9)][..], None, 0, 0.0),
+        let table: [Case<'_>; 7] = [
+            (&[], None, 0, 0.0),
+            (&[(100, 9)], None, 0, 0.0),
             (&[(500, 100)], Some(0.5), 0, 0.0),
             // Less than a second doesn't start it.
             (&[(500, 5), (1000, 5), (1500, 85)], Some(1.0), 0, 0.0),

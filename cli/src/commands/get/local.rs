@@ -69,7 +69,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (stored, target) = (dir.path().join("stored"), dir.path().join("target"));
         for length in [0, 1, BLOCK_BYTES + 7, STEP_BYTES as usize + 1] {
-            let bytes: Vec<u8> = (0..length).map(|n| (n * 31 >> 3) as u8).collect();
+            let bytes: Vec<u8> = (0..length).map(|n| ((n * 31) >> 3) as u8).collect();
             std::fs::write(&stored, &bytes).unwrap();
             std::fs::write(&target, vec![9; 3 * length + 5]).unwrap();
             let out = File::options().read(true).write(true).open(&target).unwrap();
