@@ -169,10 +169,10 @@ impl Bench {
     async fn reads(&self, store: &BlobStore, hash: BlobHash) -> Result<()> {
         let pieces = self.size_bytes / PIECE_BYTES;
         let whole = self.whole();
-        let aligned: Vec<_> = (0..pieces).map(|n| at(n * 7919 % pieces * PIECE_BYTES)).collect();
-        let unaligned: Vec<_> = (0..pieces - 1).map(|n| at(n * 7919 % (pieces - 1) * PIECE_BYTES + 100_000)).collect();
+        let aligned: Vec<_> = (0..pieces).map(|n| at(scatter(n, pieces) * PIECE_BYTES)).collect();
+        let unaligned: Vec<_> = (0..pieces - 1).map(|n| at(scatter(n, pieces - 1) * PIECE_BYTES + 100_000)).collect();
         let hot_pieces = HOT_BYTES.min(self.size_bytes) / PIECE_BYTES - 1;
-        let hot: Vec<_> = (0..pieces).map(|n| at(n * 7919 % hot_pieces * PIECE_BYTES + 100_000)).collect();
+        let hot: Vec<_> = (0..pieces).map(|n| at(scatter(n, hot_pieces) * PIECE_BYTES + 100_000)).collect();
         let names = ["read: sequential", "read: random", "read: random, unaligned", "read: hot, unaligned"];
         for (name, ranges) in names.into_iter().zip([whole, aligned, unaligned, hot]) {
             self.stream(name, &ranges, |range| store.read_local(hash, range).map(|piece| Ok(piece?)).boxed()).await?;
@@ -267,6 +267,13 @@ fn copies(items: &[BaoContentItem]) -> Vec<BaoContentItem> {
         BaoContentItem::Leaf(leaf) => BaoContentItem::Leaf(Leaf { offset: leaf.offset, data: leaf.data.clone() }),
     };
     items.iter().map(copy).collect()
+}
+
+/// The n-th of a sequence without a pattern of numbers below `count`.
+fn scatter(n: u64, count: u64) -> u64 {
+    let mut number = [0; 8];
+    blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut number);
+    u64::from_le_bytes(number) % count.max(1)
 }
 
 fn at(start: u64) -> Range<u64> {

@@ -571,18 +571,21 @@ async fn a_dropped_reader_withdraws_its_demand_and_reads_no_further_ahead_than_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_quota_is_said_and_stops_the_transfer() {
-    let bytes = noise(2 * MIB, 15);
+async fn a_blob_larger_than_the_quota_passes_through_but_cannot_be_kept() {
+    let bytes = noise(40 * MIB, 15);
+    let (hash, size) = (BlobHash::of(&bytes), bytes.len() as u64);
     let provider = Honest::new(&bytes).await;
     let client = Client::new().await;
     client.peers.add(&provider.endpoint);
     let dir = TempDir::new().unwrap();
-    let options = BlobOptions { quota_bytes: Some(MIB), ..BlobOptions::default() };
-    let small = BlobStore::open(dir.path(), options).unwrap();
-    let fetcher = Fetcher::new(small, client.peers.clone(), quick());
-    let mut stream = fetcher.read(BlobHash::of(&bytes), 0..100);
-    let first = timeout(LIMIT, stream.next()).await.unwrap();
-    assert_eq!(first, Some(Err(SourceError::StorageFull)));
+    let options = BlobOptions { quota_bytes: Some(24 * MIB), ..BlobOptions::default() };
+    let store = BlobStore::open(dir.path(), options).unwrap();
+    let small = Client { fetcher: Fetcher::new(store.clone(), client.peers.clone(), quick()), store, ..client };
+    assert_eq!(small.fetch_all(hash).await, Err(SourceError::StorageFull));
+    let (got, error) = small.read(hash, 0..size).await;
+    assert!(error.is_none() && got == bytes, "{error:?} after {}", got.len());
+    assert!(small.store.usage().quota_used_bytes <= 24 * MIB);
+    assert_eq!(small.fetch_all(hash).await, Err(SourceError::StorageFull));
 }
 
 #[tokio::test(flavor = "multi_thread")]

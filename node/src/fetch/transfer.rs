@@ -114,7 +114,10 @@ enum Done {
 /// What exists once the size is proven and somebody wants bytes.
 struct Active {
     sched: Scheduler,
+    /// Makes room for what comes: who reads a part needn't have room for the whole.
     partial: PartialBlob,
+    /// Room for all of it, as long as somebody wants all of it.
+    whole: Option<PartialBlob>,
 }
 
 pub(super) struct Transfer {
@@ -366,7 +369,12 @@ impl Transfer {
     }
 
     async fn on_want(&mut self, want: Want) {
-        if let Err(error) = self.activate(want.size_bytes).await {
+        let all = want.demands.iter().any(|demand| demand.class == DemandClass::Background);
+        let mut ready = self.activate(want.size_bytes).await;
+        if ready.is_ok() && all {
+            ready = self.reserve_all(want.size_bytes).await;
+        }
+        if let Err(error) = ready {
             let _ = want.failed.send(error); // A reader that left doesn't want to know.
             return;
         }
@@ -389,7 +397,7 @@ impl Transfer {
         if self.active.is_some() {
             return Ok(());
         }
-        let partial = self.shared.store.partial(self.hash, size_bytes).await?;
+        let partial = self.shared.store.partial_in_parts(self.hash, size_bytes).await?;
         self.on_size(size_bytes);
         let have = groups_of_chunks(&self.shared.local(self.hash), size_bytes);
         let mut sched = Scheduler::new(size_bytes, have, self.shared.options.scheduler.clone(), seed());
@@ -406,7 +414,14 @@ impl Transfer {
                 Peer::Connecting | Peer::Proving(_) | Peer::Away { .. } => {}
             }
         }
-        self.active = Some(Active { sched, partial });
+        self.active = Some(Active { sched, partial, whole: None });
+        Ok(())
+    }
+
+    /// A download that can't have room for everything would give up its beginning for its end, over and over.
+    async fn reserve_all(&mut self, size_bytes: u64) -> Result<(), SourceError> {
+        let Some(active) = self.active.as_mut().filter(|active| active.whole.is_none()) else { return Ok(()) };
+        active.whole = Some(self.shared.store.partial(self.hash, size_bytes).await?);
         Ok(())
     }
 
@@ -618,6 +633,7 @@ impl Transfer {
         }
         if self.readers.is_empty() {
             active.sched.withdraw(LAST_GROUP);
+            active.whole = None;
         }
         self.idle_since = Instant::now();
     }

@@ -299,7 +299,8 @@ fn replacement(inner: &Inner, hash: BlobHash, size_bytes: u64, place: Place) -> 
 fn record(inner: &Inner, hash: BlobHash, mut blob: Blob) -> Result<InUse, BlobError> {
     let mut state = inner.table.lock();
     if let Some(old) = state.blobs.get(&hash) {
-        (blob.users, blob.writers, blob.instance) = (old.users, old.writers, old.instance);
+        (blob.users, blob.instance) = (old.users, old.instance);
+        (blob.writers, blob.part_writers) = (old.writers, old.part_writers);
     }
     state.blobs.insert(hash, blob);
     state.notify(hash);

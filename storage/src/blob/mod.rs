@@ -14,7 +14,7 @@
 //!
 //! Where things are: `table` what is known of each blob, in memory; `meta` its rows on disk; `files` the folder;
 //! `store` what ties them together and the order of locks; `import` (with `intake` and `segments`), `partial`, `read`
-//! (with `validate` and `cache`) the ways in and out; `room` quota, eviction, gc; `verify` finding damage; `upkeep` the two threads.
+//! (with `validate` and `cache`) the ways in and out; `room` (and `parts`) quota, eviction, gc; `verify` finding damage; `upkeep` the two threads.
 
 mod cache;
 mod error;
@@ -23,6 +23,7 @@ mod import;
 mod intake;
 mod meta;
 mod partial;
+mod parts;
 mod read;
 mod room;
 mod runs;
@@ -266,7 +267,16 @@ impl BlobStore {
     /// Fails with [`BlobError::QuotaExceeded`] or [`BlobError::StorageFull`] when the room can't be made, and
     /// [`BlobError::SizeMismatch`] when the blob is known with another size.
     pub async fn partial(&self, hash: BlobHash, size_bytes: u64) -> Result<PartialBlob, BlobError> {
-        PartialBlob::open(&self.inner, hash, size_bytes).await
+        PartialBlob::open(&self.inner, hash, size_bytes, true).await
+    }
+
+    /// The same for a blob of which perhaps only parts are wanted, or pass through: it may be larger than the quota and
+    /// the disk. Room is made only for what is [reserved](PartialBlob::reserve) or written, if need be by giving up
+    /// other parts of this same blob, unless it is pinned.
+    ///
+    /// Fails with [`BlobError::SizeMismatch`] when the blob is known with another size.
+    pub async fn partial_in_parts(&self, hash: BlobHash, size_bytes: u64) -> Result<PartialBlob, BlobError> {
+        PartialBlob::open(&self.inner, hash, size_bytes, false).await
     }
 
     /// The verified chunks of `hash` that are here, as they change; empty while nothing is.

@@ -21,16 +21,23 @@ const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Largest file offset.
 const MAX_BYTES: u64 = i64::MAX as u64;
 
-/// A blob in transfer. Clones share it; while one lives the blob isn't evicted and its whole size is reserved.
+/// A blob in transfer. Clones share it; while one lives the blob isn't evicted, and its whole
+/// size is reserved, or what was asked for ([`PartialBlob::reserve`]).
 #[derive(Debug, Clone)]
 pub struct PartialBlob {
     writer: Arc<Writer>,
 }
 
 impl PartialBlob {
-    pub(super) async fn open(inner: &Arc<Inner>, hash: BlobHash, size_bytes: u64) -> Result<Self, BlobError> {
+    /// `whole`: room for all of it is reserved.
+    pub(super) async fn open(
+        inner: &Arc<Inner>,
+        hash: BlobHash,
+        size_bytes: u64,
+        whole: bool,
+    ) -> Result<Self, BlobError> {
         let inner = Arc::clone(inner);
-        let writer = blocking(move || Writer::open(inner, hash, size_bytes)).await?;
+        let writer = blocking(move || Writer::open(inner, hash, size_bytes, whole)).await?;
         Ok(Self { writer: Arc::new(writer) })
     }
 
@@ -44,6 +51,17 @@ impl PartialBlob {
     /// [`PartialBlob::write`] for a caller that is on a blocking thread already.
     pub fn write_blocking(&self, items: &[BaoContentItem]) -> Result<(), BlobError> {
         self.writer.write(items)
+    }
+
+    /// Makes and reserves room for the groups around `chunks` that aren't here; nothing to do for a handle that has
+    /// reserved everything. Without it [`write`](Self::write) makes room for what it is given.
+    ///
+    /// Fails with [`BlobError::QuotaExceeded`] or [`BlobError::StorageFull`] when the room can't be made, neither by
+    /// evicting other blobs nor by giving up parts of this one that `chunks` doesn't contain: first what lies before
+    /// them, from the beginning on, then what lies behind, from the end.
+    pub async fn reserve(&self, chunks: &ChunkRanges) -> Result<(), BlobError> {
+        let (writer, chunks) = (Arc::clone(&self.writer), chunks.clone());
+        blocking(move || writer.inner.reserve(writer.held.hash, &chunks)).await
     }
 
     /// What of `ranges` isn't here yet. Chunks behind the blob's end don't count.
@@ -72,10 +90,12 @@ struct Writer {
     inner: Arc<Inner>,
     held: InUse,
     size_bytes: u64,
+    /// All of it is reserved.
+    whole: bool,
 }
 
 impl Writer {
-    fn open(inner: Arc<Inner>, hash: BlobHash, size_bytes: u64) -> Result<Self, BlobError> {
+    fn open(inner: Arc<Inner>, hash: BlobHash, size_bytes: u64, whole: bool) -> Result<Self, BlobError> {
         if size_bytes > MAX_BYTES {
             return Err(BlobError::TooLarge { limit_bytes: MAX_BYTES });
         }
@@ -86,15 +106,17 @@ impl Writer {
         let need = need(&inner, hash, size_bytes)?;
         // Held before room is made, so that making room can't take the blob itself.
         let known = inner.table.hold(hash).ok();
-        inner.make_room(&structure, need)?;
+        if whole {
+            inner.make_room(&structure, need)?;
+        }
         let held = match known {
             Some(held) => held,
             None => create(&inner, hash, size_bytes)?,
         };
         own(&inner, hash)?;
-        held.with_blob(|blob| blob.writers += 1);
+        held.with_blob(|blob| if whole { blob.writers += 1 } else { blob.part_writers += 1 });
         drop(structure);
-        Ok(Self { inner, held, size_bytes })
+        Ok(Self { inner, held, size_bytes, whole })
     }
 
     fn write(&self, items: &[BaoContentItem]) -> Result<(), BlobError> {
@@ -104,6 +126,9 @@ impl Writer {
             return Ok(());
         }
         let runs = Runs::gather(self.size_bytes, items)?;
+        if !self.whole {
+            self.inner.reserve(hash, runs.chunks())?;
+        }
         let files = self.inner.files(hash)?;
         self.held.keep(&files);
         if !files.writable {
@@ -146,7 +171,15 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.held.with_blob(|blob| blob.writers = blob.writers.saturating_sub(1));
+        self.held.with_blob(|blob| match self.whole {
+            true => blob.writers = blob.writers.saturating_sub(1),
+            false => blob.part_writers = blob.part_writers.saturating_sub(1),
+        });
+        self.held.with_blob(|blob| {
+            if blob.part_writers == 0 {
+                blob.promised = ChunkRanges::empty();
+            }
+        });
         self.inner.signal.dirty(true);
     }
 }
@@ -169,7 +202,8 @@ fn need(inner: &Inner, hash: BlobHash, size_bytes: u64) -> Result<Need, BlobErro
         }
         Ok(blob) if blob.complete || blob.writers > 0 => Ok(Need::default()),
         Ok(blob) => {
-            let lacking = size_bytes - if blob.referenced() { 0 } else { blob.local_bytes() };
+            let here = if blob.referenced() { 0 } else { blob.local_bytes() + blob.promised_bytes() };
+            let lacking = size_bytes.saturating_sub(here);
             Ok(Need { quota_bytes: if blob.pinned { 0 } else { lacking }, disk_bytes: lacking })
         }
         Err(BlobError::Missing) => Ok(Need { quota_bytes: size_bytes, disk_bytes: size_bytes }),

@@ -38,6 +38,11 @@ impl<'a> Runs<'a> {
         Ok(runs)
     }
 
+    /// The chunks whose bytes are in it.
+    pub(super) fn chunks(&self) -> &ChunkRanges {
+        &self.chunks
+    }
+
     fn add_parent(&mut self, Parent { node, pair: (left, right) }: &Parent) -> Result<(), BlobError> {
         if node.mid() >= self.tree.chunks() {
             return Err(BlobError::InvalidItem);

@@ -50,6 +50,10 @@ pub(super) struct Blob {
     pub(super) users: u32,
     /// Handles that may write: the whole size is reserved while there are some.
     pub(super) writers: u32,
+    /// Handles that may write what they reserve.
+    pub(super) part_writers: u32,
+    /// Reserved for them, and not here yet.
+    pub(super) promised: ChunkRanges,
     /// `last_used_ms` is newer than the database's row; written along, or at shutdown.
     pub(super) touched: bool,
     /// The database's row is behind in what matters.
@@ -77,6 +81,8 @@ impl Blob {
             last_used_ms: now_ms,
             users: 0,
             writers: 0,
+            part_writers: 0,
+            promised: ChunkRanges::empty(),
             touched: true,
             row_dirty: true,
             unsynced_bytes: 0,
@@ -114,9 +120,14 @@ impl Blob {
     pub(super) fn charge(&self) -> u64 {
         match (self.referenced() || self.pinned, self.writers) {
             (true, _) => 0,
-            (false, 0) => self.local_bytes(),
+            (false, 0) => self.local_bytes() + self.promised_bytes(),
             (false, _) => self.size_bytes,
         }
+    }
+
+    /// What is reserved and not here yet, unless all of it is.
+    pub(super) fn promised_bytes(&self) -> u64 {
+        bytes_in(&self.promised, self.size_bytes)
     }
 
     /// Adds chunks that were written. Returns the groups they make whole, which are offered from now on.
@@ -129,6 +140,9 @@ impl Blob {
             self.fragments = &(&self.fragments | written) - &whole;
         }
         self.ranges |= whole.clone();
+        if !self.promised.is_empty() {
+            self.promised -= whole.clone();
+        }
         whole
     }
 
@@ -231,8 +245,12 @@ impl State {
 
     /// Bytes open transfers may still write.
     pub(super) fn outstanding_bytes(&self) -> u64 {
-        let open = self.blobs.values().filter(|blob| blob.writers > 0 && !blob.referenced());
-        open.map(|blob| blob.size_bytes - blob.local_bytes()).fold(0, u64::saturating_add)
+        let outstanding = |blob: &Blob| match (blob.referenced(), blob.writers) {
+            (true, _) => 0,
+            (false, 0) => blob.promised_bytes(),
+            (false, _) => blob.size_bytes - blob.local_bytes(),
+        };
+        self.blobs.values().map(outstanding).fold(0, u64::saturating_add)
     }
 }
 
@@ -358,7 +376,7 @@ pub(super) fn bytes_in(chunks: &ChunkRanges, size_bytes: u64) -> u64 {
 }
 
 /// The byte ranges of a set of chunks, cut at the blob's end.
-fn spans(chunks: &ChunkRanges, size_bytes: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+pub(super) fn spans(chunks: &ChunkRanges, size_bytes: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
     chunks.iter().map(move |range| {
         let (start, end) = match range {
             RangeSetRange::Range(range) => (range.start.to_bytes(), range.end.to_bytes()),

@@ -185,3 +185,87 @@ async fn a_store_opens_on_a_full_disk_and_reads() {
         store.shutdown().await;
     }
 }
+
+/// A blob too large to make: a few groups are known, everything else has made-up hashes.
+struct Giant {
+    size_bytes: u64,
+    known: Vec<u64>,
+}
+
+impl Giant {
+    const GROUP: u64 = 16 * KIB;
+
+    fn group(start: u64) -> Vec<u8> {
+        content(Self::GROUP, start)
+    }
+
+    fn hash(&self, bytes: Range<u64>) -> blake3::Hash {
+        let root = bytes == (0..self.size_bytes);
+        if !self.known.iter().any(|group| bytes.contains(&(group * Self::GROUP))) {
+            return blake3::hash(&bytes.start.to_le_bytes());
+        }
+        if bytes.end - bytes.start == Self::GROUP {
+            return super::super::segments::hash(&Self::group(bytes.start), bytes.start, false);
+        }
+        let middle = bytes.start + (bytes.end - bytes.start) / 2;
+        super::super::segments::merge(&self.hash(bytes.start..middle), &self.hash(middle..bytes.end), root)
+    }
+
+    /// The answer to a request for one group.
+    fn encode(&self, bytes: Range<u64>, group: u64, out: &mut Vec<u8>) {
+        if !bytes.contains(&(group * Self::GROUP)) {
+            return;
+        }
+        if bytes.end - bytes.start == Self::GROUP {
+            return out.extend(Self::group(bytes.start));
+        }
+        let middle = bytes.start + (bytes.end - bytes.start) / 2;
+        for half in [bytes.start..middle, middle..bytes.end] {
+            out.extend(self.hash(half).as_bytes());
+        }
+        self.encode(bytes.start..middle, group, out);
+        self.encode(middle..bytes.end, group, out);
+    }
+
+    fn items(&self, root: blake3::Hash, group: u64) -> Vec<BaoContentItem> {
+        let mut encoded = Vec::new();
+        self.encode(0..self.size_bytes, group, &mut encoded);
+        let (tree, ranges) = (BaoTree::new(self.size_bytes, BLOCK_SIZE), chunks(group * 16..(group + 1) * 16));
+        DecodeResponseIter::new(root, tree, encoded.as_slice(), &ranges).map(Result::unwrap).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_film_larger_than_the_quota_passes_through() {
+    const QUOTA_GROUPS: u64 = 16;
+    let size_bytes = 64 << 30;
+    let start = (32 << 30) / Giant::GROUP;
+    let giant = Giant { size_bytes, known: (start - 5..start + 30).collect() };
+    let root = giant.hash(0..size_bytes);
+    let hash = BlobHash::from_bytes(*root.as_bytes());
+    let fixture = Fixture::quota(QUOTA_GROUPS * Giant::GROUP);
+    assert!(matches!(fixture.store.partial(hash, size_bytes).await, Err(BlobError::QuotaExceeded { .. })));
+    let partial = fixture.store.partial_in_parts(hash, size_bytes).await.unwrap();
+    let too_much = chunks(0..(QUOTA_GROUPS + 1) * 16);
+    assert!(matches!(partial.reserve(&too_much).await, Err(BlobError::QuotaExceeded { .. })));
+    for &group in &giant.known {
+        let wanted = chunks(group * 16..(group + 1) * 16);
+        partial.reserve(&wanted).await.unwrap();
+        partial.write_blocking(&giant.items(root, group)).unwrap();
+        let at = group * Giant::GROUP;
+        assert_eq!(read(&fixture.store, hash, at..at + Giant::GROUP).await, Ok(Giant::group(at)));
+        assert!(fixture.store.usage().quota_used_bytes <= QUOTA_GROUPS * Giant::GROUP);
+    }
+    let last = (start + 30) * 16;
+    let here = fixture.store.status(hash).unwrap().ranges;
+    assert!(chunks(last - 12 * 16..last).is_subset(&here), "what was played last is still here: {here:?}");
+    let used = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(fixture.file("data", hash)).unwrap()) * 512;
+    assert!(used <= (QUOTA_GROUPS + 1) * Giant::GROUP, "{used} bytes of disk");
+    // Back to the beginning: now what lies behind goes.
+    for &group in &giant.known[..5] {
+        partial.write(giant.items(root, group)).await.unwrap();
+    }
+    assert!(!chunks(last - 16..last).is_subset(&fixture.store.status(hash).unwrap().ranges));
+    drop(partial);
+    assert!(fixture.store.usage().quota_used_bytes <= QUOTA_GROUPS * Giant::GROUP);
+}

@@ -211,3 +211,41 @@ async fn a_copy_replaces_a_reference_but_not_the_other_way() {
         assert_eq!(read(&fixture.store, hash, 0..MIB).await, Ok(bytes.clone()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_hot_comes_from_memory_and_goes_with_the_blob() {
+    let fixture = Fixture::new();
+    let bytes = content(2 * MIB, 6);
+    let range = 300_000..400_000;
+    let want = bytes[300_000..400_000].to_vec();
+    let hash = import(&fixture.store, &bytes).await.hash;
+    for _ in 0..2 {
+        assert_eq!(read(&fixture.store, hash, range.clone()).await, Ok(want.clone()));
+    }
+    flip(&fixture.file("data", hash), 350_000);
+    assert_eq!(read(&fixture.store, hash, range.clone()).await, Ok(want.clone()), "what was validated");
+    assert!(matches!(encode(&fixture.store, hash, ChunkRanges::all()).await, Err(BlobError::Damaged)));
+    assert_eq!(read(&fixture.store, hash, range.clone()).await, Err(SourceError::NoSource), "withdrawn");
+    fixture.store.remove(hash).await.unwrap();
+    assert_eq!(read(&fixture.store, hash, range).await, Err(SourceError::NoSource));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_begins_small_and_ends_after_an_error() {
+    let fixture = Fixture::new();
+    let bytes = content(4 * MIB, 7);
+    let hash = import(&fixture.store, &bytes).await.hash;
+    flip(&fixture.file("data", hash), 3 * MIB);
+    let mut encoder = fixture.store.encoder(hash, &ChunkRanges::all()).unwrap();
+    let mut sent = Vec::new();
+    let error = loop {
+        match encoder.next().await.unwrap() {
+            Ok(piece) => sent.push(piece),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, BlobError::Damaged) && encoder.next().await.is_none());
+    assert!(sent[0].len() < 70_000 && sent.iter().all(|piece| piece.len() < 540_000));
+    assert!(reference_encoding(&bytes, &ChunkRanges::all()).starts_with(&sent.concat()));
+    assert!(matches!(fixture.store.encoder(hash, &ChunkRanges::all()), Err(BlobError::Missing)));
+}
