@@ -199,20 +199,22 @@ async fn answer(
     let ranges = ranges_of(&request);
     let reset = VarInt::from_u32(3);
     let Some(status) = store.status(hash) else { return send.reset(reset).ok() };
-    let pump = async {
+    let to = &mut send;
+    // It owns the pieces: when nobody takes them any more, the encoder ends.
+    let pump = async move {
         let mut started = false;
         while let Some(piece) = pieces.recv().await {
             if !std::mem::replace(&mut started, true) {
-                send.write_all(&status.size_bytes.to_le_bytes()).await.ok()?;
+                to.write_all(&status.size_bytes.to_le_bytes()).await.ok()?;
             }
             while held.load(Ordering::Relaxed) && served.load(Ordering::Relaxed) > 0 {
                 // The stopped stream is the event; the pause only paces the look at the switch.
-                if timeout(Duration::from_millis(5), send.stopped()).await.is_ok() {
+                if timeout(Duration::from_millis(5), to.stopped()).await.is_ok() {
                     return None;
                 }
             }
             served.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            send.write_all(&piece).await.ok()?;
+            to.write_all(&piece).await.ok()?;
         }
         Some(())
     };
