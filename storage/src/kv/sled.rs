@@ -9,12 +9,18 @@ use std::{
     ops::Bound,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
     Durability, Engine, Entry, KeyRange, KvError, Snapshot, WriteTx,
     flat::{Batch, Flat, Tables, Write, ensure_dir, sync_tree},
 };
+
+/// How long a lock is waited for: sled's threads let go of it a moment after the last handle was dropped.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// A sled folder.
 pub struct Sled {
@@ -50,7 +56,21 @@ impl Sled {
 
 fn open_at(path: &Path, cache_bytes: u64) -> Result<::sled::Db, KvError> {
     // Flushed by each commit and by nobody else.
-    ::sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).open().map_err(sled)
+    let config = ::sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Err(::sled::Error::Io(error)) if is_lock(&error) && started.elapsed() < LOCK_WAIT => {
+                thread::sleep(LOCK_LOOK)
+            }
+            opened => return opened.map_err(sled),
+        }
+    }
+}
+
+/// sled has no kind for it.
+fn is_lock(error: &std::io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 impl Engine for Sled {
