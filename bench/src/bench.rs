@@ -111,7 +111,13 @@ pub(crate) fn sweep(mine_too: bool) -> Result<()> {
 /// Whether what carries this process id belongs to nobody any more.
 pub(crate) fn is_left_behind(pid: &str, mine_too: bool) -> bool {
     let mine = pid == std::process::id().to_string();
-    if mine { mine_too } else { !Path::new("/proc").join(pid).exists() }
+    if mine { mine_too } else { !is_bench(pid) }
+}
+
+/// Whether a bench runs under this process id. A dead one that nobody waited for has no program any more.
+fn is_bench(pid: &str) -> bool {
+    let program = fs::read_link(Path::new("/proc").join(pid).join("exe")).unwrap_or_default();
+    program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mhc-bench"))
 }
 
 const WORK_PREFIX: &str = "work-";
