@@ -96,6 +96,12 @@ fn requested(method: &Method, headers: &HeaderMap, etag: &str, size_bytes: u64) 
     range::parse(header, size_bytes)
 }
 
+/// The first byte that is asked for, as far as that can be told before the size is known.
+fn first_byte(method: &Method, headers: &HeaderMap) -> Option<u64> {
+    let whole = *method == Method::GET && !headers.contains_key(header::IF_NONE_MATCH);
+    whole.then(|| range::first_byte(text(headers, header::RANGE))).flatten()
+}
+
 /// The one value of a header. Something unreadable or repeated counts as a value that matches nothing.
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     let mut values = headers.get_all(&name).iter();
@@ -308,7 +314,7 @@ async fn get_blob(
     match name.strip_suffix(".bao") {
         Some(hash) => bao_slice(state, parse_hash(hash)?, slice.0, &method).await,
         None => {
-            let head = state.head(parse_hash(&name)?).await?;
+            let head = state.head(parse_hash(&name)?, first_byte(&method, &headers)).await?;
             respond(state.source, head, &method, &headers).await
         }
     }
@@ -379,8 +385,12 @@ fn parse_hash(text: &str) -> Result<BlobHash, ApiError> {
 }
 
 impl BlobRoutes {
-    async fn head(&self, hash: BlobHash) -> Result<BlobHead, ApiError> {
-        let size_bytes = self.source.size(hash).await?;
+    /// What is known of a blob; `from` is the first byte that will be sent, if one will be.
+    async fn head(&self, hash: BlobHash, from: Option<u64>) -> Result<BlobHead, ApiError> {
+        let size_bytes = match from {
+            Some(from) => self.source.size_and_start(hash, from).await?,
+            None => self.source.size(hash).await?,
+        };
         let known = self.describe.as_ref().and_then(|describe| describe(hash));
         let (content_type, name) = match known {
             Some(known) => known,

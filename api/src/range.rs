@@ -34,6 +34,15 @@ pub fn parse(header: Option<&str>, size_bytes: u64) -> RangeOutcome {
     }
 }
 
+/// Where the first part of a `Range` header begins; none when that depends on the blob's size.
+pub fn first_byte(header: Option<&str>) -> Option<u64> {
+    match header.and_then(parse_specs).as_deref() {
+        None => Some(0),
+        Some([Spec::From(first, _), ..]) => Some(*first),
+        Some(_) => None,
+    }
+}
+
 /// Whether `Range` is to be looked at: there is no `If-Range`, or it is exactly our strong `etag`. Dates never match:
 /// a blob has none.
 pub fn if_range_holds(if_range: Option<&str>, etag: &str) -> bool {
@@ -112,6 +121,21 @@ mod tests {
     /// Takes the place of a slice of one range, which clippy suspects of being a mistake.
     fn one(start: u64, end: u64) -> RangeOutcome {
         Single(start..end)
+    }
+
+    #[test]
+    fn the_first_byte_is_told_as_far_as_it_can_be() {
+        let table = [
+            (None, Some(0)),
+            (Some("bytes=7-9"), Some(7)),
+            (Some("bytes=7-9,1-2"), Some(7)),
+            (Some("bytes=18446744073709551615-"), Some(u64::MAX)),
+            (Some("bytes=-5"), None),
+            (Some("lines=3-4"), Some(0)),
+        ];
+        for (header, first) in table {
+            assert_eq!(first_byte(header), first, "{header:?}");
+        }
     }
 
     #[test]

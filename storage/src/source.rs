@@ -37,6 +37,12 @@ pub trait RangeSource: Send + Sync + 'static {
     /// The blob's verified size in bytes. May ask the network, for at most 10 s.
     fn size(&self, hash: BlobHash) -> BoxFuture<'_, Result<u64, SourceError>>;
 
+    /// [`size`](Self::size) for somebody who reads from byte `from` on next: what has to be asked of others for both is
+    /// asked at once.
+    fn size_and_start(&self, hash: BlobHash, _from: u64) -> BoxFuture<'_, Result<u64, SourceError>> {
+        self.size(hash)
+    }
+
     /// The bytes of `range` in order, in pieces of any length. The stream ends after the last byte or with its
     /// first error. Dropping it withdraws the demand.
     fn read(&self, hash: BlobHash, range: Range<u64>) -> BoxStream<'static, Result<Bytes, SourceError>>;

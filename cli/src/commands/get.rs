@@ -204,7 +204,8 @@ impl Transfer<'_> {
         if let Some(stored) = self.stored().await?
             && let Ok(bytes) = local::copy(&stored, &out, self.blob)
         {
-            finish(&out, &part, file)?;
+            // Not synced, as `cp` doesn't: the node's store has the bytes durably.
+            place(&part, file)?;
             return Ok(bytes);
         }
         let (mut hasher, mut here) = (blake3::Hasher::new(), out.metadata().map_err(io_failure("read", &part))?.len());
@@ -368,6 +369,10 @@ fn content_range(response: &Response) -> Option<(u64, u64)> {
 /// Puts a complete part where it belongs, durably.
 fn finish(out: &fs::File, part: &Path, file: &Path) -> Result<(), Failure> {
     out.sync_all().map_err(io_failure("write", part))?;
+    place(part, file)
+}
+
+fn place(part: &Path, file: &Path) -> Result<(), Failure> {
     fs::rename(part, file).map_err(io_failure("put in place", file))
 }
 

@@ -7,11 +7,15 @@
 
 use std::{fmt::Display, ops::Range};
 
-use bao_tree::{BaoTree, ChunkNum, ChunkRanges};
+use bao_tree::{BaoTree, ChunkNum, ChunkRanges, io::BaoContentItem};
 use bytes::Bytes;
 use iroh::endpoint::{Connection, ReadError, ReadExactError, RecvStream};
 use iroh_blobs::protocol::{GetRequest, ObserveItem, ObserveRequest, Request};
-use mhc_protocol::{BlobHash, sched::DemandClass, upload::urgency_byte};
+use mhc_protocol::{
+    BlobHash,
+    sched::{DemandClass, GROUP_BYTES},
+    upload::urgency_byte,
+};
 use mhc_storage::blob::BLOCK_SIZE;
 
 use super::{BadBytes, unit::UnitError, verify::Verifier};
@@ -73,10 +77,31 @@ impl Answer {
     }
 }
 
-/// Asks for the blob's last chunk, which proves its size.
-pub(super) async fn prove_size(connection: &Connection, hash: BlobHash) -> Result<u64, UnitError> {
+/// A size that is proven, and what came with the proof.
+pub(super) struct Proof {
+    pub(super) size_bytes: u64,
+    /// Verified: the last chunk group, and the one that was asked for besides.
+    pub(super) items: Vec<BaoContentItem>,
+}
+
+/// Asks for the blob's last chunk, which proves its size, and in the same request for the chunk group at byte `from`, so
+/// that whoever waits for it needn't wait for another round trip. A provider that lacks that is asked for the proof
+/// alone.
+pub(super) async fn prove_size(connection: &Connection, hash: BlobHash, from: Option<u64>) -> Result<Proof, UnitError> {
     let last = ChunkRanges::from(ChunkNum(u64::MAX)..);
-    let mut answer = Answer::ask(connection, hash, last, DemandClass::Playhead).await?;
+    if let Some(from) = from {
+        let group = from / GROUP_BYTES * GROUP_BYTES;
+        let both = &last | &chunks_of(&(group..group.saturating_add(GROUP_BYTES)));
+        match prove_size_by(connection, hash, both).await {
+            Err(UnitError::Missing) => {}
+            proof => return proof,
+        }
+    }
+    prove_size_by(connection, hash, last).await
+}
+
+async fn prove_size_by(connection: &Connection, hash: BlobHash, ranges: ChunkRanges) -> Result<Proof, UnitError> {
+    let mut answer = Answer::ask(connection, hash, ranges, DemandClass::Playhead).await?;
     let mut verifier = answer.verifier();
     let (mut encoded, mut items) = (vec![], vec![]);
     while verifier.needs().is_some() {
@@ -89,7 +114,7 @@ pub(super) async fn prove_size(connection: &Connection, hash: BlobHash) -> Resul
     if !encoded.is_empty() {
         return Err(UnitError::Lied(BadBytes::Surplus));
     }
-    Ok(answer.size_bytes)
+    Ok(Proof { size_bytes: answer.size_bytes, items })
 }
 
 /// What a provider has of a blob, as it says.

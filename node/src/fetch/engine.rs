@@ -158,7 +158,7 @@ impl Fetcher {
     /// [`SourceError::NoSource`] when nobody gave a byte for [`FetchOptions::no_source_ms`], [`SourceError::Lost`] when
     /// nobody gave one for [`FetchOptions::lost_ms`] after the first, [`SourceError::StorageFull`].
     pub async fn fetch_all(&self, hash: BlobHash, progress: watch::Sender<Progress>) -> Result<u64, SourceError> {
-        let size_bytes = self.size(hash).await?;
+        let size_bytes = self.size_and_start(hash, 0).await?;
         self.download(hash, size_bytes, &progress).await?;
         Ok(size_bytes)
     }
@@ -233,10 +233,10 @@ impl Shared {
         self.peers.received(node, bytes);
     }
 
-    /// Asks the network for the proven size.
-    pub(super) async fn ask_size(self: &Arc<Self>, hash: BlobHash) -> Result<u64, SourceError> {
+    /// Asks the network for the proven size, and for what lies at byte `from`.
+    pub(super) async fn ask_size(self: &Arc<Self>, hash: BlobHash, from: Option<u64>) -> Result<u64, SourceError> {
         let (answer, result) = oneshot::channel();
-        self.send(hash, Command::Size(answer));
+        self.send(hash, Command::Size { answer, from });
         let limit = Duration::from_millis(self.options.no_source_ms.saturating_add(500));
         match tokio::time::timeout(limit, result).await {
             Ok(Ok(result)) => result,

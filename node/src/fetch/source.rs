@@ -30,20 +30,17 @@ const STEP_BYTES: u64 = 256 << 10;
 
 impl RangeSource for Fetcher {
     fn size(&self, hash: BlobHash) -> BoxFuture<'_, Result<u64, SourceError>> {
-        Box::pin(async move {
-            let known = self.shared.store.status(hash).map(|blob| blob.size_bytes);
-            match known.or_else(|| lock(&self.shared.ledger).size(hash)) {
-                Some(size_bytes) => Ok(size_bytes),
-                None if hash == BlobHash::of(b"") => Ok(0),
-                None => self.shared.ask_size(hash).await,
-            }
-        })
+        Box::pin(self.find_size(hash, None))
+    }
+
+    fn size_and_start(&self, hash: BlobHash, from: u64) -> BoxFuture<'_, Result<u64, SourceError>> {
+        Box::pin(self.find_size(hash, Some(from)))
     }
 
     fn read(&self, hash: BlobHash, range: Range<u64>) -> BoxStream<'static, Result<Bytes, SourceError>> {
         let fetcher = self.clone();
         let opened = async move {
-            match fetcher.size(hash).await {
+            match fetcher.size_and_start(hash, range.start).await {
                 Ok(size) if range.start > range.end || range.end > size => Err(SourceError::OutOfRange { size }),
                 Ok(size_bytes) => Ok(Reader::new(fetcher, hash, size_bytes, range)),
                 Err(error) => Err(error),
@@ -59,6 +56,16 @@ impl RangeSource for Fetcher {
 }
 
 impl Fetcher {
+    /// What is known of the size, or what others prove.
+    async fn find_size(&self, hash: BlobHash, from: Option<u64>) -> Result<u64, SourceError> {
+        let known = self.shared.store.status(hash).map(|blob| blob.size_bytes);
+        match known.or_else(|| lock(&self.shared.ledger).size(hash)) {
+            Some(size_bytes) => Ok(size_bytes),
+            None if hash == BlobHash::of(b"") => Ok(0),
+            None => self.shared.ask_size(hash, from).await,
+        }
+    }
+
     /// Demands all of the blob and waits for it.
     pub(super) async fn download(
         &self,

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bao_tree::ChunkRanges;
+use bao_tree::{ChunkNum, ChunkRanges};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use iroh::{
@@ -448,6 +448,39 @@ async fn junk_for_a_blob_it_lacks_is_a_lie() {
     assert_eq!(client.fetcher.size(unknown).await, Err(SourceError::NoSource));
     assert_eq!(client.peers.reports().first().map(|(who, _)| *who), Some(node));
     assert_eq!(client.store.status(unknown), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_bytes_come_with_the_proof_of_the_size() {
+    let bytes = noise(4 * MIB + 5, 7);
+    let (hash, size) = (BlobHash::of(&bytes), bytes.len() as u64);
+    let options = HostileOptions { hostility: Hostility::None, honest_size_proof: true };
+    let group = sched::GROUP_BYTES;
+    for (from, expected) in [(0, 0..group), (3 * MIB + 7, 3 * MIB..3 * MIB + group), (size - 1, 4 * MIB..size)] {
+        let (client, provider, _) = beside(&bytes, options).await;
+        assert_eq!(client.fetcher.size_and_start(hash, from).await, Ok(size));
+        assert_eq!(provider.requests(), 1);
+        let local = client.store.status(hash).map(|blob| blob.ranges).unwrap_or_default();
+        let first = ChunkRanges::from(ChunkNum(expected.start >> 10)..ChunkNum(expected.end.div_ceil(1024)));
+        assert!(local.is_superset(&first), "{from}: {local:?}");
+        let (got, error) = client.read(hash, from..size.min(from + 100_000)).await;
+        assert!(error.is_none() && bytes[from as usize..].starts_with(&got), "{from}");
+    }
+    // There is nothing behind the end, and whoever asks for it gets an error and costs little.
+    for from in [size, u64::MAX] {
+        let (client, _provider, _) = beside(&bytes, options).await;
+        assert_eq!(client.fetcher.size_and_start(hash, from).await, Ok(size), "{from}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lacks_the_first_bytes_still_proves_the_size() {
+    let bytes = noise(2 * MIB, 7);
+    let (hash, size) = (BlobHash::of(&bytes), bytes.len() as u64);
+    let end = Honest::with_range(&bytes, MIB..size).await;
+    let client = Client::new().await;
+    client.peers.add(&end.endpoint);
+    assert_eq!(client.fetcher.size_and_start(hash, 5).await, Ok(size));
 }
 
 #[tokio::test(flavor = "multi_thread")]

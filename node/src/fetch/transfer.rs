@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bao_tree::ChunkRanges;
+use bao_tree::{ChunkRanges, io::BaoContentItem};
 use iroh::endpoint::Connection;
 use mhc_protocol::{
     BlobHash, NodeId, Timestamp,
@@ -16,7 +16,10 @@ use mhc_protocol::{
         UnitId,
     },
 };
-use mhc_storage::{blob::PartialBlob, source::SourceError};
+use mhc_storage::{
+    blob::{BlobError, PartialBlob},
+    source::SourceError,
+};
 use range_collections::range_set::RangeSetRange;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -28,7 +31,7 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use super::{
     ConnectError, Misbehaviour, TransferInfo,
-    answer::{Observation, prove_size},
+    answer::{Observation, Proof, prove_size},
     engine::{Shared, lock},
     unit::{Unit, UnitError, UnitEvent},
 };
@@ -49,8 +52,8 @@ const LAST_GROUP: DemandId = 0;
 
 /// What handles tell a transfer.
 pub(super) enum Command {
-    /// Prove the size. A closed channel withdraws the question.
-    Size(oneshot::Sender<Result<u64, SourceError>>),
+    /// Prove the size, and bring what lies at byte `from` with it. A closed channel withdraws the question.
+    Size { answer: oneshot::Sender<Result<u64, SourceError>>, from: Option<u64> },
     /// Make or replace a reader's demands.
     Want(Want),
     /// The reader left.
@@ -106,9 +109,24 @@ impl Drop for Ready {
 enum Done {
     Candidates(Vec<NodeId>),
     Connected(NodeId, Result<Connection, ConnectError>),
-    Proved(NodeId, Result<u64, UnitError>),
+    Proved(NodeId, Result<Proved, UnitError>),
     /// A unit or an observer; what they have to report is in the events and sightings.
     Reported,
+}
+
+/// A proven size.
+struct Proved {
+    size_bytes: u64,
+    /// Holds what came with the proof.
+    partial: Option<PartialBlob>,
+}
+
+/// Somebody who asked for the size.
+struct SizeWaiter {
+    answer: oneshot::Sender<Result<u64, SourceError>>,
+    deadline: Instant,
+    /// Where it reads next.
+    from: Option<u64>,
 }
 
 /// What exists once the size is proven and somebody wants bytes.
@@ -126,7 +144,9 @@ pub(super) struct Transfer {
     commands: mpsc::UnboundedReceiver<Command>,
     info: Arc<Mutex<TransferInfo>>,
     size_bytes: Option<u64>,
-    size_waiters: Vec<(oneshot::Sender<Result<u64, SourceError>>, Instant)>,
+    size_waiters: Vec<SizeWaiter>,
+    /// What came with the proof of the size, until somebody wants bytes.
+    proved: Option<PartialBlob>,
     readers: BTreeMap<u64, oneshot::Sender<SourceError>>,
     active: Option<Active>,
     peers: BTreeMap<NodeId, Peer>,
@@ -172,6 +192,7 @@ impl Transfer {
             info,
             size_bytes,
             size_waiters: Vec::new(),
+            proved: None,
             readers: BTreeMap::new(),
             active: None,
             peers: banned.into_iter().map(|node| (node, Peer::Banned)).collect(),
@@ -338,12 +359,22 @@ impl Transfer {
     }
 
     fn prove(&mut self, node: NodeId, connection: Connection) {
+        // One of them brings the first bytes, the others prove the size as well.
+        let first = !self.peers.values().any(|peer| matches!(peer, Peer::Proving(_)));
+        let from = self.size_waiters.iter().find_map(|waiter| waiter.from).filter(|_| first);
         self.peers.insert(node, Peer::Proving(connection.clone()));
-        let hash = self.hash;
-        let limit = Duration::from_millis(self.shared.options.scheduler.stall_ms);
+        let (shared, hash) = (self.shared.clone(), self.hash);
+        let limit = Duration::from_millis(shared.options.scheduler.stall_ms);
         self.spawn(async move {
-            let proved = timeout(limit, prove_size(&connection, hash)).await;
-            Done::Proved(node, proved.unwrap_or_else(|_| Err(UnitError::Gone("no answer in time".to_owned()))))
+            let proof = match timeout(limit, prove_size(&connection, hash, from)).await {
+                Ok(Ok(proof)) => proof,
+                Ok(Err(error)) => return Done::Proved(node, Err(error)),
+                Err(_) => return Done::Proved(node, Err(UnitError::Gone("no answer in time".to_owned()))),
+            };
+            let size_bytes = proof.size_bytes;
+            // Without room for them the size is still proven; whoever reads is told.
+            let partial = if from.is_some() { keep(&shared, hash, node, proof).await.ok() } else { None };
+            Done::Proved(node, Ok(Proved { size_bytes, partial }))
         });
     }
 
@@ -356,9 +387,9 @@ impl Transfer {
     async fn on_command(&mut self, command: Command) {
         self.idle_since = Instant::now();
         match command {
-            Command::Size(answer) => {
+            Command::Size { answer, from } => {
                 let deadline = Instant::now() + Duration::from_millis(self.shared.options.no_source_ms);
-                self.size_waiters.push((answer, deadline));
+                self.size_waiters.push(SizeWaiter { answer, deadline, from });
             }
             Command::Want(want) => self.on_want(want).await,
             Command::Withdraw(reader) => {
@@ -397,7 +428,10 @@ impl Transfer {
         if self.active.is_some() {
             return Ok(());
         }
-        let partial = self.shared.store.partial_in_parts(self.hash, size_bytes).await?;
+        let partial = match self.proved.take() {
+            Some(partial) => partial,
+            None => self.shared.store.partial_in_parts(self.hash, size_bytes).await?,
+        };
         self.on_size(size_bytes);
         let have = groups_of_chunks(&self.shared.local(self.hash), size_bytes);
         let mut sched = Scheduler::new(size_bytes, have, self.shared.options.scheduler.clone(), seed());
@@ -511,14 +545,15 @@ impl Transfer {
         }
     }
 
-    fn on_proved(&mut self, node: NodeId, result: Result<u64, UnitError>) {
+    fn on_proved(&mut self, node: NodeId, result: Result<Proved, UnitError>) {
         let connection = match self.peers.get(&node) {
             Some(Peer::Proving(connection)) => connection.clone(),
             _ => return,
         };
         match result {
-            Ok(size_bytes) => {
+            Ok(Proved { size_bytes, partial }) => {
                 self.on_size(size_bytes);
+                self.proved = self.proved.take().or(partial);
                 self.join(node, connection);
             }
             Err(error) => {
@@ -641,18 +676,18 @@ impl Transfer {
     fn answer_size_waiters(&mut self) {
         let now = Instant::now();
         let size_bytes = self.size_bytes;
-        self.size_waiters.retain(|(answer, _)| !answer.is_closed());
+        self.size_waiters.retain(|waiter| !waiter.answer.is_closed());
         let open = std::mem::take(&mut self.size_waiters);
-        for (answer, deadline) in open {
+        for waiter in open {
             let result = match size_bytes {
                 Some(size_bytes) => Ok(size_bytes),
-                None if deadline <= now => Err(SourceError::NoSource),
+                None if waiter.deadline <= now => Err(SourceError::NoSource),
                 None => {
-                    self.size_waiters.push((answer, deadline));
+                    self.size_waiters.push(waiter);
                     continue;
                 }
             };
-            let _ = answer.send(result); // It left just now.
+            let _ = waiter.answer.send(result); // It left just now.
             self.idle_since = now;
         }
     }
@@ -719,6 +754,16 @@ impl Transfer {
             units: self.units.len(),
         };
     }
+}
+
+/// Stores what came with the proof of a size.
+async fn keep(shared: &Arc<Shared>, hash: BlobHash, node: NodeId, proof: Proof) -> Result<PartialBlob, BlobError> {
+    let partial = shared.store.partial_in_parts(hash, proof.size_bytes).await?;
+    let leaf_bytes =
+        |item: &BaoContentItem| if let BaoContentItem::Leaf(leaf) = item { leaf.data.len() as u64 } else { 0 };
+    shared.count_received(hash, node, proof.items.iter().map(leaf_bytes).sum());
+    partial.write(proof.items).await?;
+    Ok(partial)
 }
 
 /// Decides between providers that are alike; nothing depends on whether it can be guessed.

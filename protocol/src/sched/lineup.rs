@@ -3,6 +3,7 @@
 use super::{
     Cost, DemandClass, Options,
     groups::{GROUP_BYTES, bytes_in, overlap},
+    pace::Ask,
     provider::{Provider, Roster},
     units::Unit,
 };
@@ -44,7 +45,14 @@ pub(super) struct Seat {
 const CLASSES: [DemandClass; 3] = [DemandClass::Playhead, DemandClass::Lookahead, DemandClass::Background];
 
 impl Seat {
-    fn new(now: Timestamp, index: usize, provider: &Provider, prior_rate: u64, options: &Options) -> Self {
+    fn new(
+        now: Timestamp,
+        index: usize,
+        provider: &Provider,
+        prior_rate: u64,
+        asks: [Ask; 3],
+        options: &Options,
+    ) -> Self {
         let outstanding = provider.outstanding_bytes;
         let overdue_ms = provider.overdue_ms(now);
         let measured = provider.pace.rate_after(overdue_ms);
@@ -57,11 +65,11 @@ impl Seat {
             is_slow: false,
             latency_us: provider.pace.latency_ms().saturating_mul(1_000),
             queue_us: time_us(outstanding, rate).saturating_add(overdue_ms * 1_000),
-            room_bytes: CLASSES.map(|class| provider.pace.limit_bytes(options, class).saturating_sub(outstanding)),
+            room_bytes: asks.map(|ask| provider.pace.limit_bytes(options, ask).saturating_sub(outstanding)),
             hard_room_bytes: options.max_outstanding_bytes.saturating_sub(outstanding),
             slots: provider.free_slots(options),
             in_flight_at: CLASSES.map(|class| provider.in_flight_at(class)),
-            unit_groups: CLASSES.map(|class| (provider.pace.unit_bytes(options, class) / GROUP_BYTES).max(1)),
+            unit_groups: asks.map(|ask| (provider.pace.unit_bytes(options, ask) / GROUP_BYTES).max(1)),
             salt: provider.salt,
         }
     }
@@ -130,7 +138,9 @@ impl Lineup {
         }
         let mean_rate = total_rate.checked_div(measured).unwrap_or(PRIOR_RATE).max(1);
         let prior_rate = total_rate.checked_div(measured * PRIOR_DIVISOR).unwrap_or(PRIOR_RATE).max(1);
-        let seat = |(index, provider)| Seat::new(now, index, provider, prior_rate, options);
+        let is_alone = roster.usable(now).nth(1).is_none();
+        let asks = CLASSES.map(|class| Ask { class, is_alone });
+        let seat = |(index, provider)| Seat::new(now, index, provider, prior_rate, asks, options);
         let mut seats: Vec<Seat> = roster.usable(now).map(seat).collect();
         mark_slow(&mut seats, total_rate);
         let explore_bytes = EXPLORE_BYTES.max(total_rate / 1_000 * options.queue_ms).saturating_sub(exploring);
