@@ -2,7 +2,7 @@
 
 use mhc_protocol::sched::{Cost, Demand, DemandClass, GROUP_BYTES, Groups};
 
-use crate::net::{MBIT, MIB, Manner, Net, Peer, node};
+use crate::net::{MBIT, MIB, Manner, Net, Peer, Rng, node, seeds};
 
 pub(crate) fn background(range: std::ops::Range<u64>) -> Demand {
     Demand { class: DemandClass::Background, deadline: None, range, give_up_ms: None }
@@ -133,6 +133,32 @@ fn the_background_uses_metered_paths_only_for_what_nobody_else_has() {
     let precious = Peer { cost: Cost::Precious, ..Peer::honest(50.0, 20) };
     let (net, _) = download(size, vec![free, metered, precious], 5_000);
     assert_eq!(net.counts.by_peer[1..], [size / 2, 0]);
+}
+
+/// Whoever lies, stalls or refuses costs what was asked of it before that showed, and the time until then.
+#[test]
+fn random_bad_ones_cost_at_most_their_units() {
+    for seed in seeds(16) {
+        let mut rng = Rng(seed);
+        let size = 48 * MIB;
+        let good: Vec<f64> = (0..1 + rng.below(4)).map(|_| rng.log_uniform(10.0, 60.0)).collect();
+        let mut peers: Vec<Peer> = good.iter().map(|mbits| Peer::honest(*mbits, 5 + rng.below(100))).collect();
+        let bad = 1 + rng.below(6);
+        for _ in 0..bad {
+            let manner = match rng.below(4) {
+                0 | 1 => Manner::Lies,
+                2 => Manner::StallsAfter(rng.below(2 * MIB)),
+                _ => Manner::Refuses,
+            };
+            let honest = Peer::honest(rng.log_uniform(5.0, 60.0), 5 + rng.below(100));
+            peers.push(Peer { is_known: rng.chance(0.5), ..honest.with(manner) });
+        }
+        let (net, took_s) = download(size, peers, 5_000);
+        let (least_s, waste) = (size as f64 / (good.iter().sum::<f64>() * MBIT), net.counts.waste);
+        println!("seed {seed}: {bad} bad ones: {took_s:.1} s instead of {least_s:.1}, waste {} KiB", waste >> 10);
+        assert!(took_s < 1.15 * least_s + 2.0, "seed {seed}: {took_s} s, {least_s}");
+        assert!(waste <= bad * MIB, "seed {seed}: {:?}", net.counts);
+    }
 }
 
 #[test]

@@ -46,6 +46,14 @@ impl Rng {
     }
 }
 
+/// `MHC_SEED` if that is set; else `count` fixed seeds and a random one, which is printed.
+pub(crate) fn seeds(count: u64) -> Vec<u64> {
+    let given = std::env::var("MHC_SEED").ok().and_then(|seed| seed.parse().ok());
+    let random = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64 >> 10;
+    println!("MHC_SEED={}", given.unwrap_or(random));
+    given.map_or_else(|| (1..=count).chain([random]).collect(), |seed| vec![seed])
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     Honest,

@@ -4,7 +4,7 @@ use mhc_protocol::sched::{Demand, DemandClass, GROUP_BYTES};
 
 use crate::{
     downloads::background,
-    net::{MBIT, MIB, Net, Peer},
+    net::{MBIT, MIB, Net, Peer, Rng, seeds},
     player::Player,
 };
 
@@ -37,6 +37,28 @@ fn demands_of_one_class_get_equal_shares() {
             net.step();
         }
         assert_fair(local(&net, ranges[0].clone()), local(&net, ranges[1].clone()), &format!("{class:?}"));
+    }
+}
+
+#[test]
+fn random_networks_are_shared_fairly() {
+    for seed in seeds(12) {
+        let mut rng = Rng(seed);
+        let peers: Vec<Peer> =
+            (0..2 + rng.below(5)).map(|_| Peer::honest(rng.log_uniform(3.0, 40.0), 5 + rng.below(250))).collect();
+        let class = [DemandClass::Playhead, DemandClass::Lookahead, DemandClass::Background][rng.below(3) as usize];
+        let mut net = Net::new(512 * MIB, peers, f64::MAX, 5_000, seed);
+        let ranges = [0..128 * MIB, 256 * MIB..384 * MIB];
+        net.wanted = ranges.to_vec();
+        for (id, range) in ranges.iter().enumerate() {
+            let demand = Demand { class, deadline: None, range: range.clone(), give_up_ms: None };
+            net.sched.demand(net.now(), id as u64, demand);
+        }
+        while net.now_us < 6_000_000 {
+            net.step();
+        }
+        let [a, b] = ranges.map(|range| local(&net, range));
+        assert_fair(a, b, &format!("seed {seed}, {class:?}"));
     }
 }
 
