@@ -92,6 +92,9 @@ config! {
         quota_bytes: Option<u64>, check at_most(1 << 60), example "107374182400";
         /// Space that is left free on the disk, in bytes. With less, the node only reads.
         min_free_bytes: u64 = 64 << 20, check between(1 << 20, 1 << 50);
+        /// Memory for what was served lately, already validated: ranges that many people watch then cost neither disk
+        /// nor hashing. Taken as it is needed.
+        cache_bytes: u64 = 64 << 20, check between(0, 1 << 50);
     }
 
     /// Settings of the ways bytes take.

@@ -120,6 +120,7 @@ fn each_mistake_is_named_with_line_and_key() {
         ("[storage]\nquota_bytes = 99999999999999999999999999", 2, "storage.quota_bytes", "expected a whole number"),
         ("[storage]\nquota_bytes = 2000000000000000000", 2, "storage.quota_bytes", "out of bounds"),
         ("[storage]\nmin_free_bytes = 0", 2, "storage.min_free_bytes", "out of bounds: from 1048576"),
+        ("[storage]\ncache_bytes = 2000000000000000000", 2, "storage.cache_bytes", "out of bounds"),
         ("[gateway]\nrate_limit_per_min = 0", 2, "gateway.rate_limit_per_min", "out of bounds: from 1"),
         ("[gateway]\nmax_upload_bytes = 0", 2, "gateway.max_upload_bytes", "out of bounds"),
         ("[gateway]\npublic_host = [\"http://x/\"]", 2, "gateway.public_host", "isn't a host name"),

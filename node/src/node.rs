@@ -212,8 +212,8 @@ fn records_options(config: &Config) -> RecordsOptions {
 }
 
 fn blob_options(config: &Config) -> BlobOptions {
-    let (quota_bytes, min_free_bytes) = (config.storage.quota_bytes, config.storage.min_free_bytes);
-    BlobOptions { quota_bytes, min_free_bytes, ..BlobOptions::default() }
+    let mhc_config::Storage { quota_bytes, min_free_bytes, cache_bytes } = config.storage;
+    BlobOptions { quota_bytes, min_free_bytes, cache_bytes }
 }
 
 fn net_options(home: &Home, config: &Config) -> NetOptions {

@@ -27,35 +27,43 @@ use crate::{
 /// A working set that stays in the processor's reach, and one that doesn't.
 const HOT_MIB: u64 = 32;
 const SIZE_MIB: u64 = 1024;
+/// A node that has memory for all of it.
+const ROOMY: (&str, &str) = ("MHC_STORAGE__CACHE_BYTES", "2147483648");
+const ROOMY_NAME: &str = "mhc, storage.cache_bytes = 2 GiB";
 const CONNECTIONS: usize = 50;
 const WORKERS: usize = 2;
 const TIME: Duration = Duration::from_secs(8);
 /// Ranges whose bytes are looked at before the measuring.
 const CHECKED: usize = 16;
 const NOTE: &str = "wrk with 2 threads and 50 connections that stay open, on the same CPUs; ranges of 256 KiB anywhere \
-    in the file, every other one aligned. nginx has 2 workers and `sendfile`. mhc validates what it sends.";
+    in the file, every other one aligned. nginx has 2 workers and `sendfile`. mhc validates what it sends, and keeps 64 \
+    MiB of that unless `storage.cache_bytes` says otherwise.";
 
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Table>> {
-    let node = Node::start(bench, "gateway", &Start::default())?;
-    let (hot, large) = (of_size(bench, &node, HOT_MIB)?, of_size(bench, &node, bench.size_mib(SIZE_MIB))?);
+    let usual = &Node::start(bench, "gateway", &Start::default())?;
+    let roomy = &Node::start(bench, "gateway", &Start { env: &[ROOMY], ..Start::default() })?;
+    let hot = of_size(bench, &[("mhc", usual)], HOT_MIB)?;
+    let large = of_size(bench, &[("mhc", usual), (ROOMY_NAME, roomy)], bench.size_mib(SIZE_MIB))?;
     Ok(vec![hot, large.note(NOTE)])
 }
 
-fn of_size(bench: &Bench, node: &Node, size_mib: u64) -> Result<Table> {
+fn of_size(bench: &Bench, nodes: &[(&str, &Node)], size_mib: u64) -> Result<Table> {
     let file = &bench.source(size_mib)?;
-    let blob = node.publish(file, &[])?;
-    check(node, &blob, file)?;
+    let blobs = nodes.iter().map(|(_, node)| node.publish(file, &[])).collect::<Result<Vec<_>>>()?;
+    let blob = blobs.first().context("no node")?;
+    nodes.iter().try_for_each(|(_, node)| check(node, blob, file))?;
     let root = file.parent().context("no folder")?;
     let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let web = Nginx::start(bench, &Site { root, ip, port: free_port()?, tls: false, workers: WORKERS, netns: None })?;
-    let ours = format!("http://{}/blobs/{blob}", node.gateway());
     let theirs = web.url(file.file_name().context("no name")?);
     let workers: Vec<&Proc> = web.workers().iter().collect();
 
-    let contenders = vec![
-        Contender::ours("mhc", || load(&ours, size_mib, &[node.proc()])),
-        Contender::peer("nginx", || load(&theirs, size_mib, &workers)),
-    ];
+    let ours = nodes.iter().map(|(name, node)| {
+        let url = format!("http://{}/blobs/{blob}", node.gateway());
+        Contender::ours(name, move || load(&url, size_mib, &[node.proc()]))
+    });
+    let mut contenders: Vec<Contender<'_>> = ours.collect();
+    contenders.push(Contender::peer("nginx", || load(&theirs, size_mib, &workers)));
     let table = Table::new(format!("Ranges of {size_mib} MiB"), "requests/s", Better::Higher);
     compare(table, bench.rounds(), contenders)
 }
