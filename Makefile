@@ -47,7 +47,8 @@ fuzz: ## Run each fuzz target for a minute (FUZZ_S seconds)
 fuzz-smoke: ## Run each fuzz target for some seconds
 	@scripts/fuzz.sh "$${FUZZ_S:-10}"
 
-soak: setup-test ## Kill -9 at 100 random moments; MHC_SEED=N repeats a run
+soak: setup-test ## 1,000 simulated networks, kill -9 at 100 random moments; MHC_SEED=N repeats a run
+	MHC_SEEDS=1000 $(CARGO) test --release --locked -p mhc-testnet --test sim
 	MHC_SOAK=1 $(CARGO) test --locked -p mhc-cli --test e2e -- --test-threads=1 kill9
 
 bench: build setup-bench ## Measure beside sendme, rqbit, nginx and others; writes docs/performance.md

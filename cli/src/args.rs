@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as Options, Parser, Subcommand, ValueEnum};
-use mhc_protocol::{BlobHash, ticket::Ticket};
+use mhc_protocol::{AuthorId, BlobHash, RecordId, network::Role, ticket::Ticket};
 
 /// A streaming network without a centre: publish on one node, watch on another.
 #[derive(Debug, Parser)]
@@ -61,8 +61,17 @@ pub(crate) enum Command {
     Peers,
     /// List the ways to other nodes and their state
     Links,
+    /// Work with the network: its rules, and who may do what in it
+    #[command(subcommand)]
+    Network(Network),
     /// Publish a file
     Publish(Publish),
+    /// Withdraw what this node published: every node drops its title and description and stops listing it
+    Withdraw {
+        /// Content id, as `mhc ls` prints it
+        #[arg(value_name = "CONTENT")]
+        content: RecordId,
+    },
     /// List what this node knows of its network, newest first
     Ls {
         /// Also what policy or a later version hides
@@ -138,6 +147,98 @@ pub(crate) enum Peer {
         /// What `mhc ticket` prints there
         ticket: Ticket,
     },
+}
+
+/// What can be done with the network.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Network {
+    /// Make a home with a network of its own, whose root key is here
+    Create,
+    /// Make a home that belongs to the network of this ticket, and remember the node that made it
+    Join {
+        /// What `mhc ticket` prints there
+        ticket: Ticket,
+    },
+    /// Show the network, its policy and who holds which role
+    Show {
+        /// Also grants that don't hold any more, or not yet
+        #[arg(long)]
+        all: bool,
+    },
+    /// Give somebody a role
+    Grant(Grant),
+    /// End a grant; what its holder signed so far stays
+    Revoke {
+        /// The grant's id, as `mhc network show` prints it
+        #[arg(value_name = "GRANT")]
+        grant: RecordId,
+        /// Nothing that its holder signed under it counts, not even what came before
+        #[arg(long)]
+        void: bool,
+        /// Why, one line
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Change the network's policy; what isn't given stays
+    Policy(Policy),
+}
+
+/// Options of `mhc network grant`.
+#[derive(Debug, Options)]
+pub(crate) struct Grant {
+    /// Whom: an author's id
+    #[arg(value_name = "AUTHOR")]
+    pub(crate) to: AuthorId,
+    /// member, artist, relay, treasurer, moderator or admin
+    pub(crate) role: Role,
+    /// Only on this channel (moderators)
+    #[arg(long, value_name = "AUTHOR")]
+    pub(crate) channel: Option<AuthorId>,
+    /// For so many days [default: without end]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(crate) days: Option<u32>,
+    /// How often it may be handed on to others
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=8))]
+    pub(crate) depth: u8,
+    /// What for, one line
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+}
+
+/// Options of `mhc network policy`.
+#[derive(Debug, Options)]
+pub(crate) struct Policy {
+    /// What the network calls itself
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name: Option<String>,
+    /// Who may write
+    #[arg(long)]
+    pub(crate) membership: Option<Membership>,
+    /// Fees, gates, quotas, essential content and emergency issuers, as in `mhc network show --json`
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Who may write in a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Membership {
+    /// Anybody.
+    Open,
+    /// Whoever holds a grant.
+    Members,
+    /// Whoever holds a grant; only artists, moderators and admins publish.
+    Curated,
+}
+
+impl Membership {
+    /// As the API has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Members => "members",
+            Self::Curated => "curated",
+        }
+    }
 }
 
 /// Options of `mhc publish`.
@@ -248,6 +349,19 @@ mod tests {
             ("get ID -o - --range 0-0", true),
             ("publish a.mp4 --tag a --tag b --realm inferno --reference", true),
             ("config example", true),
+            ("withdraw ID", true),
+            ("withdraw x", false),
+            ("network create", true),
+            ("network show --all", true),
+            ("network grant ID moderator --channel ID --days 30 --depth 2 --note hello", true),
+            ("network revoke ID --void --reason spam", true),
+            ("network policy --name Village --membership curated --file policy.json", true),
+            ("network grant ID king", false),
+            ("network grant ID member --days 0", false),
+            ("network grant ID member --depth 9", false),
+            ("network revoke 12", false),
+            ("network policy --membership closed", false),
+            ("network join nonsense", false),
             ("completions bash", true),
             ("man", true),
             ("", false),

@@ -22,7 +22,7 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Publishes under the node's own key.
+/// Publishes under a key of this home.
 pub(crate) struct NodeAuthor {
     pub(crate) key: SecretKey,
     pub(crate) network: NetworkId,

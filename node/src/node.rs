@@ -9,8 +9,8 @@ use std::{
 
 use mhc_api::{BindError, BoundGateway, Gateway, GatewayOptions, OperatorToken, Registry, Routes, SetupCodes};
 use mhc_config::Config;
-use mhc_platform::{Context, Service, catalog};
-use mhc_protocol::{NetworkId, NodeId, ticket::Ticket};
+use mhc_platform::{Context, Publisher, Service, catalog};
+use mhc_protocol::{NetworkId, NodeId, SecretKey, ticket::Ticket};
 use mhc_storage::{
     blob::{BlobError, BlobOptions, BlobStore},
     kv::KvError,
@@ -122,15 +122,17 @@ impl Node {
         }
         let fetcher = Fetcher::new(blobs.clone(), Arc::new(net.clone()), FetchOptions::default());
         let pins = Pins::start(&records, blobs.clone(), fetcher.clone())?;
+        let author = |key: &SecretKey| {
+            let (key, network, records) = (key.clone(), home.network(), records.clone());
+            Arc::new(NodeAuthor { key, network, records }) as Arc<dyn Publisher>
+        };
         let context = Context {
             records: records.clone(),
             blobs: blobs.clone(),
             source: Arc::new(fetcher.clone()),
-            publisher: Arc::new(NodeAuthor {
-                key: home.node_key().clone(),
-                network: home.network(),
-                records: records.clone(),
-            }),
+            publisher: author(home.node_key()),
+            root: home.network_key().map(author),
+            clock: Arc::new(now),
             inspector: Arc::new(LocalInspector { blobs: blobs.clone() }),
             max_upload_bytes: config.gateway.max_upload_bytes,
         };

@@ -43,15 +43,26 @@ pub struct Context {
     pub source: Arc<dyn RangeSource>,
     /// Signs and appends as this node.
     pub publisher: Arc<dyn Publisher>,
+    /// Signs and appends as the network's root, on the node that holds its key.
+    pub root: Option<Arc<dyn Publisher>>,
+    /// The wall clock.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// Tells what an uploaded blob is.
     pub inspector: Arc<dyn Inspector>,
     /// Longest upload in bytes.
     pub max_upload_bytes: u64,
 }
 
-/// Appends records as this node's author.
+impl Context {
+    /// Now, by the wall clock.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+/// Appends records as one author.
 pub trait Publisher: Send + Sync + 'static {
-    /// The network that this node publishes in.
+    /// The network that it publishes in.
     fn network(&self) -> NetworkId;
 
     /// Who signs.

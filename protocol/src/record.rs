@@ -240,6 +240,12 @@ impl Record {
         Ok(Verified(record))
     }
 
+    /// Reads a record that this node verified before and kept: checks that header and body belong together. To be
+    /// compared with the id under which it was kept; for reading many at once.
+    pub fn kept(bytes: &[u8]) -> Result<VerifiedRecord, RecordError> {
+        Ok(Verified(Self::decode(bytes)?))
+    }
+
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let Envelope(header_bytes, signature, body) = cbor::decode(bytes, MAX_ENVELOPE_BYTES)?;
         let header: Header = cbor::decode(&header_bytes, MAX_RECORD_BYTES)?;

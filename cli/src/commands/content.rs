@@ -4,7 +4,7 @@ use std::{io, path::Path, time::Duration};
 
 use futures::{FutureExt, TryStreamExt};
 use indicatif::ProgressBar;
-use mhc_protocol::BlobHash;
+use mhc_protocol::{BlobHash, RecordId};
 use reqwest::{
     Body, Method,
     multipart::{Form, Part},
@@ -119,6 +119,12 @@ fn texts(options: &Publish) -> Vec<(&'static str, String)> {
     let realm = options.realm.map(|realm| realm.as_str().to_owned());
     let fields = [("title", options.title.clone()), ("description", options.description.clone()), ("realm", realm)];
     fields.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
+}
+
+pub(super) async fn withdraw(output: Output, client: &Client, content: RecordId) -> Result<(), Failure> {
+    let request = client.request(Method::DELETE, &format!("/api/v1/videos/{content}"));
+    let answer = client.document(request).await?;
+    output.result(&answer, |_| format!("withdrew {content}; every node drops it as soon as it hears of that"))
 }
 
 pub(super) async fn list(output: Output, client: &Client, all: bool) -> Result<(), Failure> {

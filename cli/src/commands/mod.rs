@@ -4,6 +4,7 @@
 mod content;
 mod doctor;
 mod get;
+mod network;
 mod node;
 mod settings;
 
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use mhc_node::home;
 
 use crate::{
-    args::{Args, Command, Common, Config, Peer},
+    args::{Args, Command, Common, Config, Network, Peer},
     client::Client,
     failure::Failure,
     logs,
@@ -34,6 +35,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::Config(Config::Example) => settings::example(output),
         Command::Config(Config::Check) => settings::check(output, &home_dir(&common)?),
         Command::Up(options) => up::run(output, &home_dir(&common)?, options).await,
+        Command::Network(Network::Create) => network::create(output, &home_dir(&common)?),
+        Command::Network(Network::Join { ticket }) => network::join(output, &home_dir(&common)?, &ticket),
         Command::Doctor { rebuild } => doctor::run(output, &home_dir(&common)?, rebuild).await,
         command => with_node(output, &Client::find(&home_dir(&common)?)?, command).await,
     }
@@ -50,10 +53,12 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Peer(Peer::Add { ticket }) => node::add_peer(output, client, &ticket).await,
         Command::Peers => node::peers(output, client).await,
         Command::Links => node::links(output, client).await,
+        Command::Network(command) => with_network(output, client, command).await,
         Command::Pin { content } => node::pin(output, client, content).await,
         Command::Unpin { content } => node::unpin(output, client, content).await,
         Command::Gc => node::gc(output, client).await,
         Command::Publish(options) => content::publish(output, client, options).await,
+        Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all } => content::list(output, client, all).await,
         Command::Show { content } => content::show(output, client, content).await,
         Command::Get(options) => get::run(output, client, options).await,
@@ -62,5 +67,15 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         | Command::Config(_)
         | Command::Completions { .. }
         | Command::Man { .. } => Ok(()),
+    }
+}
+
+async fn with_network(output: Output, client: &Client, command: Network) -> Result<(), Failure> {
+    match command {
+        Network::Show { all } => network::show(output, client, all).await,
+        Network::Grant(options) => network::grant(output, client, options).await,
+        Network::Revoke { grant, void, reason } => network::revoke(output, client, grant, void, reason).await,
+        Network::Policy(options) => network::policy(output, client, options).await,
+        Network::Create | Network::Join { .. } => Ok(()),
     }
 }

@@ -12,6 +12,7 @@ mod flood;
 mod hostile;
 mod kill9;
 mod lan;
+mod network;
 mod sendme;
 mod three_nodes;
 

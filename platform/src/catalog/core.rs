@@ -3,6 +3,7 @@
 use mhc_protocol::{
     AuthorId, BlobHash, NetworkId, RecordId,
     manifest::{BlobRef, MANIFEST, MAX_NAME_CHARS, MAX_TITLE_CHARS, Manifest, ManifestError, MediaKind, Realm},
+    network::{BodyError, ERASE, Erase},
 };
 use mhc_storage::{
     blob::BlobError,
@@ -97,6 +98,39 @@ pub async fn publish(
     context.blobs.set_pinned(blob, true).await?;
     let record = context.publisher.publish(MANIFEST, body).await?;
     Ok(Published { content: record.id(), new: true, kind, note: inspection.note })
+}
+
+/// Why nothing was withdrawn.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WithdrawError {
+    /// It was published by somebody else.
+    #[error("only whoever published it can withdraw it, on the node that holds the author's key")]
+    NotOurs,
+    /// The log refused.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The words are out of bounds.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The blob could not be let go of.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
+/// Withdraws a content that this node's author published: every node drops what the manifest says, and stops
+/// listing it. Its bytes may be evicted here, unless another content has the same.
+pub(super) async fn withdraw(context: &Context, content: RecordId, entry: &Entry) -> Result<RecordId, WithdrawError> {
+    if entry.author != context.publisher.author() {
+        return Err(WithdrawError::NotOurs);
+    }
+    let body = Erase { records: [content].into() }.encode()?;
+    let record = context.publisher.publish(ERASE, body).await?;
+    let hash = entry.manifest.original.hash;
+    let others = index::entries_of_blob(&context.records.view(NAME)?, hash, 1)?;
+    if others.is_empty() && context.blobs.status(hash).is_some() {
+        context.blobs.set_pinned(hash, false).await?;
+    }
+    Ok(record.id())
 }
 
 fn published_before(context: &Context, manifest: &Manifest) -> Result<Option<RecordId>, RecordsError> {

@@ -24,10 +24,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     NAME,
-    core::{self, Listing, Publication, PublishError, Published},
+    core::{self, Listing, Publication, PublishError, Published, WithdrawError},
     index::{self, Entry, Place},
 };
-use crate::Context;
+use crate::{Context, error::records_error, time};
 
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 200;
@@ -36,7 +36,7 @@ pub(super) fn routes(context: Context) -> Routes {
     OpenApiRouter::new()
         .routes(routes!(feed))
         .routes(routes!(by_artist))
-        .routes(routes!(show))
+        .routes(routes!(show, withdraw))
         .routes(routes!(publish_blob))
         .routes(routes!(upload_file))
         .routes(routes!(stream, stream_head))
@@ -145,16 +145,11 @@ impl Item {
             file_name: manifest.original.name,
             duration_ms: manifest.duration_ms,
             local,
-            published_at: rfc3339(entry.at.as_millis()),
+            published_at: time::rfc3339(entry.at),
             url: stream_url(content),
             replaced,
         })
     }
-}
-
-fn rfc3339(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.unwrap_or_default().to_string()
 }
 
 fn internal(error: RecordsError) -> ApiError {
@@ -223,6 +218,31 @@ async fn show(State(context): Shared, Path(id): Path<String>) -> Result<Json<Ite
     let entry = find(&context, content)?;
     let view = context.records.view(NAME).map_err(internal)?;
     Item::new(&context, &view, content, entry).map(Json)
+}
+
+/// What became of a withdrawal.
+#[derive(Debug, Serialize, ToSchema)]
+struct Withdrawn {
+    content: String,
+    /// Id of the record that withdraws it.
+    record: String,
+}
+
+/// Withdraws what this node published: nodes everywhere drop its title, description and all else that the manifest
+/// says, as soon as they hear of it, and stop listing it.
+#[utoipa::path(
+    delete, path = "/api/v1/videos/{id}", tag = "videos", params(("id" = String, Path, description = "content id")),
+    responses((status = 200, body = Withdrawn), (status = 401), (status = 403), (status = 404))
+)]
+async fn withdraw(
+    State(context): Shared,
+    _operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<Withdrawn>, ApiError> {
+    let content = parse_id(&id)?;
+    let entry = find(&context, content)?;
+    let record = core::withdraw(&context, content, &entry).await?;
+    Ok(Json(Withdrawn { content: content.to_string(), record: record.to_string() }))
 }
 
 /// The original's bytes, with ranges; what isn't here is fetched, verified and streamed as it comes.
@@ -369,11 +389,18 @@ impl From<PublishError> for ApiError {
             PublishError::Manifest(error) => Self::new(Code::BadRequest, error.to_string()),
             PublishError::Inspect(error) => Self::internal(error),
             PublishError::Blob(error) => error.into(),
-            PublishError::Records(error @ RecordsError::StorageFull) => Self::new(Code::StorageFull, error.to_string()),
-            PublishError::Records(error @ (RecordsError::LogIncomplete(_) | RecordsError::IndexStale)) => {
-                Self::new(Code::Unavailable, error.to_string())
-            }
-            PublishError::Records(error) => Self::internal(error),
+            PublishError::Records(error) => records_error(error),
+        }
+    }
+}
+
+impl From<WithdrawError> for ApiError {
+    fn from(error: WithdrawError) -> Self {
+        match error {
+            WithdrawError::NotOurs => Self::new(Code::Forbidden, error.to_string()),
+            WithdrawError::Records(error) => records_error(error),
+            WithdrawError::Blob(error) => error.into(),
+            WithdrawError::Body(error) => Self::internal(error),
         }
     }
 }

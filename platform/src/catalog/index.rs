@@ -8,14 +8,14 @@
 //! | `blob` | blob hash, content id | - |
 //! | `replaced` | superseded content id, author, superseding content id | - |
 //!
-//! Every row follows from one record alone, so records may be applied in any order and any number of times.
+//! Every key names the record that brings the row.
 
 use mhc_protocol::{
     AuthorId, BlobHash, NetworkId, RecordId, Timestamp, cbor, manifest::Manifest, record::VerifiedRecord,
 };
 use mhc_storage::{
     kv::KeyRange,
-    record::{ApplyError, IndexTx, IndexView, RecordsError},
+    record::{IndexView, Malformed, RecordsError, Rows},
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,20 +76,21 @@ impl Place {
     }
 }
 
-pub(super) fn insert(tx: &mut IndexTx<'_>, record: &VerifiedRecord, manifest: Manifest) -> Result<(), ApplyError> {
+pub(super) fn insert(rows: &mut Rows, record: &VerifiedRecord, manifest: Manifest) -> Result<(), Malformed> {
     let (id, header) = (record.id(), record.header());
     let place = Place { at: header.at, content: id }.key();
     let network = header.network.as_bytes().as_slice();
     let author = header.author.as_bytes().as_slice();
-    tx.put(BLOB, &[manifest.original.hash.as_bytes().as_slice(), id.as_bytes()].concat(), &[])?;
-    tx.put(NEWEST, &[network, &place].concat(), &[])?;
-    tx.put(AUTHOR, &[network, author, &place].concat(), &[])?;
+    rows.put(BLOB, [manifest.original.hash.as_bytes().as_slice(), id.as_bytes()].concat(), []);
+    rows.put(NEWEST, [network, &place].concat(), []);
+    rows.put(AUTHOR, [network, author, &place].concat(), []);
     if let Some(old) = manifest.supersedes {
-        tx.put(REPLACED, &[old.as_bytes().as_slice(), author, id.as_bytes()].concat(), &[])?;
+        rows.put(REPLACED, [old.as_bytes().as_slice(), author, id.as_bytes()].concat(), []);
     }
     let entry = Entry { network: header.network, author: header.author, at: header.at, manifest };
-    let bytes = cbor::encode(&entry).map_err(|error| ApplyError::new(error.to_string()))?;
-    tx.put(CONTENT, id.as_bytes(), &bytes)
+    let bytes = cbor::encode(&entry).map_err(|error| Malformed(error.to_string()))?;
+    rows.put(CONTENT, *id.as_bytes(), bytes);
+    Ok(())
 }
 
 /// The content with this id.

@@ -17,7 +17,7 @@ use mhc_protocol::{
     manifest::{MANIFEST, Manifest},
     record::{RecordKind, VerifiedRecord},
 };
-use mhc_storage::record::{ApplyError, IndexTx, Projection};
+use mhc_storage::record::{Malformed, Projection, Rows};
 
 pub use self::{
     core::{Publication, PublishError, Published, publish},
@@ -47,10 +47,11 @@ impl Projection for Catalog {
         KINDS
     }
 
-    fn apply(&self, tx: &mut IndexTx<'_>, record: &VerifiedRecord) -> Result<(), ApplyError> {
-        // An erased body, or one that isn't a manifest, is a record like any other but shows nothing.
-        let Some(Ok(manifest)) = record.body().map(Manifest::decode) else { return Ok(()) };
-        index::insert(tx, record, manifest)
+    fn rows(&self, record: &VerifiedRecord, rows: &mut Rows) -> Result<(), Malformed> {
+        // An erased body is a record like any other but shows nothing.
+        let Some(body) = record.body() else { return Ok(()) };
+        let manifest = Manifest::decode(body).map_err(|error| Malformed(error.to_string()))?;
+        index::insert(rows, record, manifest)
     }
 }
 

@@ -19,7 +19,9 @@ use mhc_storage::{
     blob::{BlobOptions, BlobStore},
     record::{
         Projection, Records, RecordsError, RecordsOptions,
-        testing::{Author, order_and_duplicates_are_irrelevant, replay_rebuilds_the_index},
+        testing::{
+            Author, a_governed_network_converges, order_and_duplicates_are_irrelevant, replay_rebuilds_the_index,
+        },
     },
 };
 use tempfile::TempDir;
@@ -88,6 +90,8 @@ impl Fixture {
             blobs: blobs.clone(),
             source: Arc::new(blobs.clone()),
             publisher: Arc::new(author),
+            root: None,
+            clock: Arc::new(|| Timestamp::from_millis(START)),
             inspector: Arc::new(Videos),
             max_upload_bytes: 1 << 20,
         };
@@ -292,6 +296,12 @@ fn projections() -> Vec<Arc<dyn Projection>> {
 #[tokio::test]
 async fn a_replay_rebuilds_the_same_index() {
     replay_rebuilds_the_index(projections(), &records()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_thousand_orders_of_a_governed_network_make_one_index() {
+    let bodies: Vec<_> = ["one", "two", "three"].map(|title| (MANIFEST, body(title, None))).into();
+    a_governed_network_converges(projections(), &bodies, 1_000).await.unwrap();
 }
 
 #[tokio::test]

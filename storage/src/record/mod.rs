@@ -22,6 +22,15 @@
 //! can never be needed again, and the outcome is a function of the set of records: the same on every node, in
 //! whatever order and however often they arrive.
 //!
+//! # What counts
+//! A network's root, and those it gave grants to, say who may write what and how much
+//! ([`mhc_protocol::network`]). A record past its author's limits isn't part of the log. One that its author may
+//! not write stays in the log, for what follows it, and out of the index. When a grant, a revocation or a policy
+//! comes, the records of everybody whom it concerns are looked at again, in the same transaction.
+//!
+//! An author may withdraw the bodies of its own records (kind `erase.v1`): they are dropped at once, wherever they
+//! are kept, and not taken back. Header, signature and chain stay.
+//!
 //! # Damage
 //! Records are verified again whenever they are read. One that isn't what was written is set aside, and the
 //! active chain ends before it, so that the next exchange of heads brings it again; what follows it stays and
@@ -55,23 +64,23 @@ use std::{
 
 use mhc_protocol::{
     AuthorId, NetworkId, RecordId, SecretKey, Timestamp,
+    network::Authority,
     record::{Body, RecordKind, VerifiedRecord},
 };
 use tokio::sync::broadcast;
 
 use self::{
     engine::{EngineSlot, Space},
-    log::{LogTx, verified},
-    pending::Pending,
-    tables::{COUNT, HEADS, LOG, LogId, LogKey, META, OUTBOX, Position, number},
+    log::{LogTx, Memory, verified},
+    tables::{COUNT, ERASED, GOVERNANCE, HEADS, IDS, LOG, LogId, LogKey, META, OUTBOX, Position, STRAY_ERASED, number},
     writer::{Command, Core, Publication, Writer},
 };
 pub use self::{
-    index::{ApplyError, IndexTx, IndexView, Projection},
+    index::{IndexView, Malformed, Projection, Rows},
     private::Private,
     types::*,
 };
-use crate::kv::{Engine, KeyRange, KvError, memory::Memory};
+use crate::kv::{Engine, KeyRange, KvError, memory::Memory as MemoryEngine};
 
 /// Committed records that a slow subscriber may be behind; then it misses some and is told so.
 const EVENTS: usize = 1024;
@@ -121,18 +130,20 @@ impl Records {
         options: RecordsOptions,
         projections: Vec<Arc<dyn Projection>>,
     ) -> Result<Self, RecordsError> {
-        check_names(&projections)?;
-        fs::create_dir_all(dir).map_err(KvError::from_io)?;
-        let space = Space::new(dir, &options);
-        let shared = Arc::new(Shared {
-            slot: EngineSlot::new(space.open()?),
-            projections,
-            events: broadcast::Sender::new(EVENTS),
-            health: Mutex::new(Health::ReadWrite),
-            index_ready: AtomicBool::new(false),
-        });
-        let writer = Writer::start(Core::new(Arc::clone(&shared), space)?)?;
-        Ok(Self(Arc::new(Inner { shared, writer })))
+        let (shared, core) = prepare(dir, &options, projections)?;
+        Ok(Self(Arc::new(Inner { shared, writer: Writer::start(core)? })))
+    }
+
+    /// As [`open`](Self::open), but without a thread: what is asked for is done within the call, and every future of
+    /// this store is ready when it is polled first.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_on_caller(
+        dir: &Path,
+        options: RecordsOptions,
+        projections: Vec<Arc<dyn Projection>>,
+    ) -> Result<Self, RecordsError> {
+        let (shared, core) = prepare(dir, &options, projections)?;
+        Ok(Self(Arc::new(Inner { shared, writer: Writer::Caller(Box::new(Mutex::new(core))) })))
     }
 
     /// Adds records to their logs, in the order given. Durable when it returns, with one outcome for each.
@@ -178,6 +189,11 @@ impl Records {
         let heads = rows.iter().map(|(key, value)| Head::decode(LogId::from_key(key)?.author, value));
         let heads: Option<Vec<_>> = heads.collect();
         Ok(heads.ok_or_else(|| KvError::Corrupt("a head can't be read".into()))?)
+    }
+
+    /// The end of one author's log.
+    pub fn head(&self, network: NetworkId, author: AuthorId) -> Result<Option<Head>, RecordsError> {
+        Ok(log::head(&*self.0.shared.slot.read()?, LogId { network, author })?)
     }
 
     /// An author's records from (epoch, seq) on in the order of the log, with the evidence of forks: at most
@@ -259,7 +275,7 @@ impl Records {
     /// A projection's tables as of now.
     pub fn view(&self, projection: &'static str) -> Result<IndexView<'_>, RecordsError> {
         match self.0.shared.index_ready.load(Ordering::Acquire) {
-            true => Ok(IndexView::new(self.0.shared.slot.read()?, projection)),
+            true => IndexView::new(self.0.shared.slot.read()?, projection),
             false => Err(RecordsError::IndexStale),
         }
     }
@@ -269,9 +285,16 @@ impl Records {
         Private::new(Arc::clone(&self.0), table)
     }
 
-    /// Drops the index and replays the logs into it, in one transaction. Returns how many records were replayed.
+    /// Makes the index anew from the logs, beside the old one, which serves until the new one is whole and takes
+    /// over. Writes go on meanwhile. Returns how many records it was made from.
     pub async fn rebuild(&self) -> Result<u64, RecordsError> {
         self.0.writer.call(Command::Rebuild).await
+    }
+
+    /// Who may do what in `network`, by the records that are here.
+    pub fn authority(&self, network: NetworkId) -> Result<Authority, RecordsError> {
+        let snapshot = self.0.shared.slot.read()?;
+        Ok(log::authority(&*snapshot, network)?)
     }
 
     /// BLAKE3 over the whole index. Nodes with the same records and projections have the same.
@@ -283,13 +306,12 @@ impl Records {
     /// takes.
     pub fn check_index(&self) -> Result<bool, RecordsError> {
         let snapshot = self.0.shared.slot.read()?;
-        let replayed = Memory::new();
+        let replayed = MemoryEngine::new();
         let mut tx = replayed.write()?;
-        for table in [HEADS, LOG] {
+        for table in [HEADS, LOG, IDS, GOVERNANCE, ERASED, STRAY_ERASED] {
             index::for_each(&*snapshot, table, KeyRange::all(), |key, value| tx.put(table, key, value))?;
         }
-        let mut pending = Pending::default();
-        LogTx::begin(&mut *tx, &self.0.shared.projections, &mut pending, true)?.finish()?;
+        LogTx::begin(&mut *tx, &self.0.shared.projections, &mut Memory::default(), true)?.finish()?;
         Ok(index::digest(&*tx)? == index::digest(&*snapshot)?)
     }
 
@@ -322,6 +344,25 @@ impl Records {
         self.0.writer.damaged(key);
         RecordsError::Damaged(id)
     }
+}
+
+fn prepare(
+    dir: &Path,
+    options: &RecordsOptions,
+    projections: Vec<Arc<dyn Projection>>,
+) -> Result<(Arc<Shared>, Core), RecordsError> {
+    check_names(&projections)?;
+    fs::create_dir_all(dir).map_err(KvError::from_io)?;
+    let space = Space::new(dir, options);
+    let shared = Arc::new(Shared {
+        slot: EngineSlot::new(space.open()?),
+        projections,
+        events: broadcast::Sender::new(EVENTS),
+        health: Mutex::new(Health::ReadWrite),
+        index_ready: AtomicBool::new(false),
+    });
+    let core = Core::new(Arc::clone(&shared), space)?;
+    Ok((shared, core))
 }
 
 fn check_names(projections: &[Arc<dyn Projection>]) -> Result<(), KvError> {

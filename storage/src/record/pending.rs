@@ -80,10 +80,6 @@ impl Pending {
         of_log.map(|record| Position::of(record.header())).max()
     }
 
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     fn forget_oldest(&mut self) {
         while self.records.len() > MAX_RECORDS || self.bytes > MAX_BYTES {
             let Some(oldest) = self.arrivals.pop_front() else { return };

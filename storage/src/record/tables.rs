@@ -3,13 +3,17 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `log` | network, author, epoch, seq, id | the record as it travels |
-//! | `ids` | id | network, author, epoch, seq; then 1 if the body is there, else 0 |
+//! | `ids` | id | network, author, epoch, seq; then a byte: 1 if the body is there, plus 2 if it is in the index |
 //! | `heads` | network, author | epoch, seq, id of the active chain's last record |
+//! | `meters` | network, author | what the active chain has used of its limits, in CBOR |
+//! | `governance` | network, id | what an active record says about who may what, in CBOR |
+//! | `erased` | author, id of a record that its author withdrew | - |
+//! | `stray-erased` | the same, where the withdrawal itself isn't kept in a log | - |
 //! | `outbox` | number | id |
 //! | `quarantine` | as `log` | what was found instead of the record |
 //! | `meta` | name | see below |
 //! | `private/<table>` | the node's own | the node's own |
-//! | `index/<projection>/<table>` | the projection's | the projection's |
+//! | `index/<generation>/<projection>/<table>` | the projection's | the projection's |
 //!
 //! Numbers are 64-bit big-endian, so that the order of keys is theirs. At one position the active record is the
 //! one with the smallest id, so it is the first.
@@ -21,6 +25,10 @@ use super::Head;
 pub(super) const LOG: &str = "log";
 pub(super) const IDS: &str = "ids";
 pub(super) const HEADS: &str = "heads";
+pub(super) const METERS: &str = "meters";
+pub(super) const GOVERNANCE: &str = "governance";
+pub(super) const ERASED: &str = "erased";
+pub(super) const STRAY_ERASED: &str = "stray-erased";
 pub(super) const OUTBOX: &str = "outbox";
 pub(super) const QUARANTINE: &str = "quarantine";
 pub(super) const META: &str = "meta";
@@ -31,7 +39,27 @@ pub(super) const COUNT: &[u8] = b"count";
 /// In `meta`: the number of the next entry of the outbox.
 pub(super) const OUTBOX_NEXT: &[u8] = b"outbox-next";
 /// The layout that this module describes.
-pub(super) const FORMAT_VERSION: u64 = 1;
+pub(super) const FORMAT_VERSION: u64 = 2;
+/// Layouts that are brought up to this one by replaying the logs: 1 didn't note what is in the index.
+pub(super) const UPGRADED_FORMATS: std::ops::Range<u64> = 1..FORMAT_VERSION;
+
+/// What `ids` says of a record beside its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) has_body: bool,
+    /// Whether it is in the index, as far as projections want it.
+    pub(super) shown: bool,
+}
+
+impl State {
+    fn encode(self) -> u8 {
+        u8::from(self.has_body) | u8::from(self.shown) << 1
+    }
+
+    fn decode(byte: u8) -> Self {
+        Self { has_body: byte & 1 != 0, shown: byte & 2 != 0 }
+    }
+}
 
 /// Whose log, in which network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,10 +75,7 @@ impl LogId {
 
     /// The key in `heads`, and what the keys of its records begin with.
     pub(super) fn key(&self) -> [u8; 64] {
-        let mut key = [0; 64];
-        key[..32].copy_from_slice(self.network.as_bytes());
-        key[32..].copy_from_slice(self.author.as_bytes());
-        key
+        pair(self.network.as_bytes(), self.author.as_bytes())
     }
 
     pub(super) fn from_key(key: &[u8]) -> Option<Self> {
@@ -121,19 +146,41 @@ impl LogKey {
     }
 
     /// From the place part of a key, or of a value in `ids`, and the id.
-    pub(super) fn at(place: &[u8], id: RecordId) -> Option<Self> {
+    fn at(place: &[u8], id: RecordId) -> Option<Self> {
         let log = LogId::from_key(place.get(..64)?)?;
         let position = Position { epoch: number(place.get(64..72)?)?, seq: number(place.get(72..80)?)? };
         Some(Self { log, position, id })
     }
 
     /// The value in `ids`.
-    pub(super) fn id_value(&self, has_body: bool) -> [u8; 81] {
+    pub(super) fn id_value(&self, state: State) -> [u8; 81] {
         let mut value = [0; 81];
         value[..80].copy_from_slice(&self.position.key(self.log));
-        value[80] = has_body.into();
+        value[80] = state.encode();
         value
     }
+
+    /// From a value in `ids`.
+    pub(super) fn from_id_value(value: &[u8], id: RecordId) -> Option<(Self, State)> {
+        Some((Self::at(value, id)?, State::decode(*value.get(80)?)))
+    }
+
+    /// The key in `governance`.
+    pub(super) fn governance_key(&self) -> [u8; 64] {
+        pair(self.log.network.as_bytes(), self.id.as_bytes())
+    }
+}
+
+/// The key in `erased` and `stray-erased`.
+pub(super) fn erased_key(author: AuthorId, record: RecordId) -> [u8; 64] {
+    pair(author.as_bytes(), record.as_bytes())
+}
+
+fn pair(first: &[u8; 32], second: &[u8; 32]) -> [u8; 64] {
+    let mut key = [0; 64];
+    key[..32].copy_from_slice(first);
+    key[32..].copy_from_slice(second);
+    key
 }
 
 pub(super) fn number(bytes: &[u8]) -> Option<u64> {

@@ -1,10 +1,11 @@
-//! For the tests of everything that builds on records: authors that write chains, stores in memory, and the two
+//! For the tests of everything that builds on records: authors that write chains, stores in memory, and the
 //! checks that every projection must pass.
 
 use std::{error::Error, sync::Arc};
 
 use mhc_protocol::{
     NetworkId, RecordId, SecretKey, Timestamp,
+    network::{ERASE, Erase, GRANT, Grant, Membership, POLICY, Policy, REVOKE, Revoke, Role},
     record::{Body, Draft, RecordError, RecordKind, VerifiedRecord},
 };
 use tempfile::TempDir;
@@ -104,6 +105,101 @@ pub async fn order_and_duplicates_are_irrelevant(
         }
     }
     Ok(())
+}
+
+/// Checks that a network in which authors fork, move, erase, and get and lose the right to write comes to the same
+/// index in each of `orders` random orders, with duplicates. `bodies` are what they write: some of each kind that
+/// the projections fold.
+pub async fn a_governed_network_converges(
+    projections: Vec<Arc<dyn Projection>>,
+    bodies: &[(RecordKind, Vec<u8>)],
+    orders: u64,
+) -> Result<(), CheckError> {
+    let records = governed_network(bodies)?;
+    let (store, _dir) = open(projections.clone())?;
+    deliver_until_stable(&store, &records, 0).await?;
+    let expected = store.index_digest()?;
+    if !store.check_index()? {
+        return Err("a replay makes another index".into());
+    }
+    for seed in 1..=orders {
+        let (store, _dir) = open(projections.clone())?;
+        deliver_until_stable(&store, &records, seed).await?;
+        if store.index_digest()? != expected {
+            return Err(format!("order {seed} made another index").into());
+        }
+        if seed % 100 == 0 && !store.check_index()? {
+            return Err(format!("after order {seed} a replay makes another index").into());
+        }
+    }
+    Ok(())
+}
+
+/// What each author writes; the root is author 9.
+fn governed_network(bodies: &[(RecordKind, Vec<u8>)]) -> Result<Vec<VerifiedRecord>, CheckError> {
+    let network = SecretKey::from_seed(&[9; 32]).network();
+    let mut root = Author::new(9, network);
+    let mut authors: Vec<Author> = (1..=5).map(|seed| Author::new(seed, network)).collect();
+    let mut records = Vec::new();
+    let mut grants = Vec::new();
+    for author in &authors[..4] {
+        let to = author.key().author();
+        let until = Some(WRITTEN_AT.saturating_add_ms(if grants.len() == 2 { 6 } else { 1_000 }));
+        let (role, from) = (Role::Artist, WRITTEN_AT);
+        let grant = Grant { to, role, channel: None, from, until, depth: 0, under: None, note: None };
+        grants.push(root.write(GRANT, grant.encode()?)?);
+    }
+    records.extend(grants.iter().cloned());
+    let policy = Policy { revision: 1, membership: Membership::Curated, ..Policy::default() };
+    records.push(root.write(POLICY, policy.encode()?)?);
+    // Everybody writes twice; the fifth author is a stranger.
+    let mut written: Vec<Vec<RecordId>> = vec![Vec::new(); authors.len()];
+    for (kind, body) in bodies.iter().chain(bodies) {
+        for (author, written) in authors.iter_mut().zip(&mut written) {
+            let record = author.write(kind.clone(), body.clone())?;
+            written.push(record.id());
+            records.push(record);
+        }
+    }
+    let Some((kind, body)) = bodies.first() else { return Ok(records) };
+    let erase = |written: &[RecordId]| Erase { records: written.iter().step_by(2).copied().collect() }.encode();
+    // The first forks, goes on on both sides, and erases on one of them.
+    let mut other = authors[0].clone();
+    records.push(authors[0].write(ERASE, erase(&written[0])?)?);
+    records.push(authors[0].write(kind.clone(), body.clone())?);
+    records.push(other.write(kind.clone(), [body.as_slice(), b" "].concat())?);
+    records.push(other.write(kind.clone(), body.clone())?);
+    // The second moves to another node while the old one writes on, and erases there.
+    let mut moved = authors[1].clone();
+    records.push(authors[1].write(kind.clone(), body.clone())?);
+    records.push(moved.raise_epoch(kind.clone(), body.clone())?);
+    records.push(moved.write(ERASE, erase(&written[1])?)?);
+    // The fourth loses its role, but not what it wrote first; and everybody may write only so much.
+    let revoke = Revoke { grant: grants[3].id(), keep: Some((0, bodies.len() as u64)), reason: None };
+    records.push(root.write(REVOKE, revoke.encode()?)?);
+    records.push(authors[3].write(ERASE, erase(&written[3])?)?);
+    Ok(records)
+}
+
+/// Delivers everything again and again, as peers do, until that changes nothing. Each time in another order, some
+/// of it twice; `seed` 0 keeps the order.
+async fn deliver_until_stable(store: &Records, records: &[VerifiedRecord], seed: u64) -> Result<(), CheckError> {
+    let mut before = None;
+    for round in 0..16 {
+        let order = match seed {
+            0 => records.to_vec(),
+            seed => shuffled_twice(records, seed.wrapping_mul(16) + round),
+        };
+        for batch in order.chunks(1 + usize::try_from(seed % 7).unwrap_or_default()) {
+            store.append(batch.to_vec()).await?;
+        }
+        let now = Some((store.index_digest()?, store.count()?));
+        if now == before {
+            return Ok(());
+        }
+        before = now;
+    }
+    Err("delivery goes on changing the index".into())
 }
 
 async fn deliver(store: &Records, records: &[VerifiedRecord]) -> Result<(), CheckError> {

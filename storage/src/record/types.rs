@@ -2,6 +2,7 @@ use std::{path::Path, sync::Arc};
 
 use mhc_protocol::{
     AuthorId, RecordId,
+    network::Denied,
     record::{RecordError, VerifiedRecord},
 };
 
@@ -79,6 +80,9 @@ pub enum Refusal {
     /// Two records with smaller ids already prove the equivocation.
     #[error("the equivocation is proven already")]
     Proven,
+    /// Its author has written more than the network allows, or may not write in it at all.
+    #[error("the author has written more than the network allows")]
+    Quota,
     /// Too much waits for predecessors of this author; bring what is missing first.
     #[error("too many records of this author wait for predecessors")]
     PendingFull,
@@ -149,6 +153,12 @@ pub enum RecordsError {
     /// The record to publish breaks the protocol's bounds.
     #[error("the record can't be published: {0}")]
     Invalid(#[from] RecordError),
+    /// The author may not write this in the network.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The author has written as much as the network allows, today or in all.
+    #[error("the network allows no more records of this author for now; try again tomorrow, or ask an admin")]
+    OverQuota,
     /// The store is closed.
     #[error("the record store is closed")]
     Closed,

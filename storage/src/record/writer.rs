@@ -17,20 +17,26 @@ use mhc_protocol::{
     NetworkId, RecordId, SecretKey, Timestamp,
     record::{Body, Draft, RecordKind, VerifiedRecord},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot,
+};
 
 use super::{
-    Committed, Health, Outcome, RecordsError, Shared,
+    Committed, Health, Outcome, RecordsError, Refusal, Shared,
     engine::Space,
     index,
-    log::{self, Finished, LogTx},
-    pending::Pending,
-    tables::{FORMAT, FORMAT_VERSION, LOG, LogId, LogKey, META, OUTBOX, number},
+    log::{self, Finished, LogTx, Memory},
+    tables::{FORMAT, FORMAT_VERSION, LOG, LogId, LogKey, META, OUTBOX, UPGRADED_FORMATS, number},
 };
 use crate::kv::{Durability, KvError, WriteTx};
 
 /// What one commit takes at most, unless a single command brings more.
 const MAX_BATCH_RECORDS: usize = 256;
+/// How many records a rebuild of the index reads between two batches of commands.
+const REBUILD_RECORDS: usize = 1024;
+/// So many steps of a rebuild share a flush when nothing else asks for one.
+const REBUILD_STEPS_PER_FLUSH: u32 = 16;
 /// Commands that wait for the writer; then callers wait.
 const MAX_QUEUED: usize = 1024;
 
@@ -68,31 +74,46 @@ impl Command {
     }
 }
 
-/// The thread and the way to it. Dropped, it finishes what is queued and ends.
-pub(super) struct Writer {
-    commands: Option<mpsc::Sender<Command>>,
-    thread: Option<thread::JoinHandle<()>>,
+/// The way to whoever writes. Dropped, it finishes what is queued and ends.
+pub(super) enum Writer {
+    /// A thread of its own.
+    Thread { commands: Option<mpsc::Sender<Command>>, thread: Option<thread::JoinHandle<()>> },
+    /// Whoever calls: for simulation, where everything is on one thread.
+    #[cfg(any(test, feature = "testing"))]
+    Caller(Box<std::sync::Mutex<Core>>),
 }
 
 impl Writer {
     pub(super) fn start(core: Core) -> Result<Self, KvError> {
         let (commands, queue) = mpsc::channel(MAX_QUEUED);
         let thread = thread::Builder::new().name("mhc-records".into()).spawn(move || core.run(queue));
-        Ok(Self { commands: Some(commands), thread: Some(thread.map_err(KvError::Io)?) })
+        Ok(Self::Thread { commands: Some(commands), thread: Some(thread.map_err(KvError::Io)?) })
     }
 
     /// Sends a command and waits for its answer.
     pub(super) async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RecordsError> {
         let (reply, answer) = oneshot::channel();
-        let commands = self.commands.as_ref().ok_or(RecordsError::Closed)?;
-        commands.send(command(reply)).await.map_err(|_| RecordsError::Closed)?;
+        self.send(command(reply)).await?;
         answer.await.unwrap_or(Err(RecordsError::Closed))
+    }
+
+    async fn send(&self, command: Command) -> Result<(), RecordsError> {
+        match self {
+            Self::Thread { commands, .. } => {
+                let commands = commands.as_ref().ok_or(RecordsError::Closed)?;
+                commands.send(command).await.map_err(|_| RecordsError::Closed)
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Self::Caller(core) => {
+                core.lock().unwrap_or_else(std::sync::PoisonError::into_inner).run_one(command);
+                Ok(())
+            }
+        }
     }
 
     pub(super) async fn close(&self) {
         let (reply, answer) = oneshot::channel();
-        let Some(commands) = &self.commands else { return };
-        if commands.send(Command::Close(reply)).await.is_ok() {
+        if self.send(Command::Close(reply)).await.is_ok() {
             // An error means that it has ended already.
             let _ = answer.await;
         }
@@ -100,33 +121,52 @@ impl Writer {
 
     /// Tells the writer without waiting. Lost when it is busy: the next reader will find the damage again.
     pub(super) fn damaged(&self, key: LogKey) {
-        if let Some(commands) = &self.commands {
-            let _ = commands.try_send(Command::Quarantine(vec![key], None));
+        match self {
+            Self::Thread { commands, .. } => {
+                if let Some(commands) = commands {
+                    let _ = commands.try_send(Command::Quarantine(vec![key], None));
+                }
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Self::Caller(core) => {
+                let mut core = core.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                core.run_one(Command::Quarantine(vec![key], None));
+            }
         }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
-            // It panicked, or it didn't: either way it has ended.
-            let _ = thread.join();
+        match self {
+            Self::Thread { commands, thread } => {
+                *commands = None;
+                if let Some(thread) = thread.take() {
+                    // It panicked, or it didn't: either way it has ended.
+                    let _ = thread.join();
+                }
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Self::Caller(_) => {}
         }
     }
 }
 
-/// What the thread owns.
+/// What writes.
 pub(super) struct Core {
     shared: Arc<Shared>,
     space: Space,
-    pending: Pending,
+    memory: Memory,
     /// The index must be replayed before anything else is written.
     stale: bool,
+    /// Who waits for the rebuild under way.
+    rebuild_replies: Vec<Reply<u64>>,
+    /// Steps of it since the last flush.
+    unflushed_steps: u32,
 }
 
-/// An answer that is given once the commit has succeeded or not; it is told how many records were replayed.
-type Answer = Box<dyn FnOnce(Result<u64, RecordsError>)>;
+/// An answer that is given once the commit has succeeded or not.
+type Answer = Box<dyn FnOnce(Result<(), RecordsError>)>;
 
 fn answer<T: 'static>(reply: Reply<T>, value: Result<T, RecordsError>) -> Answer {
     // A caller that has gone away doesn't change what was done.
@@ -139,6 +179,8 @@ struct Batch {
     answers: Vec<Answer>,
     /// Published here.
     local: Vec<RecordId>,
+    /// Who wants the index rebuilt.
+    rebuild: Vec<Reply<u64>>,
 }
 
 impl Batch {
@@ -160,13 +202,15 @@ impl Batch {
 impl Core {
     /// Checks the index and brings it in line if there is room to write.
     pub(super) fn new(shared: Arc<Shared>, space: Space) -> Result<Self, RecordsError> {
-        let mut core = Self { shared, space, pending: Pending::default(), stale: false };
+        let (memory, rebuild_replies) = (Memory::default(), Vec::new());
+        let mut core = Self { shared, space, memory, stale: false, rebuild_replies, unflushed_steps: 0 };
         let snapshot = core.shared.slot.read()?;
         let format = snapshot.get(META, FORMAT)?.map(|bytes| number(&bytes));
         core.stale = !index::is_current(&*snapshot, &core.shared.projections)?;
         drop(snapshot);
         match format {
             None | Some(Some(FORMAT_VERSION)) => {}
+            Some(Some(older)) if UPGRADED_FORMATS.contains(&older) => core.stale = true,
             Some(_) => return Err(KvError::Corrupt("not a record store of a version that is known".into()).into()),
         }
         core.shared.set_index_ready(!core.stale);
@@ -186,9 +230,9 @@ impl Core {
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        while let Some(first) = queue.blocking_recv() {
-            let mut records = first.records();
-            let mut batch = vec![first];
+        while let Some(first) = self.next(&mut queue) {
+            let mut records = first.as_ref().map_or(0, Command::records);
+            let mut batch: Vec<_> = first.into_iter().collect();
             while records < MAX_BATCH_RECORDS
                 && let Ok(next) = queue.try_recv()
             {
@@ -197,7 +241,7 @@ impl Core {
             }
             let closing = batch.iter().position(|command| matches!(command, Command::Close(_)));
             let closing = closing.map(|at| batch.split_off(at));
-            if !batch.is_empty() {
+            if !batch.is_empty() || closing.is_none() {
                 // Everybody in the batch has had the error.
                 let _ = self.process(batch);
             }
@@ -211,7 +255,34 @@ impl Core {
         self.shared.slot.close();
     }
 
-    /// One transaction for all of `commands`.
+    /// Carries out one command at once, and all of the rebuild that it begins.
+    #[cfg(any(test, feature = "testing"))]
+    fn run_one(&mut self, command: Command) {
+        if let Command::Close(reply) = command {
+            self.shared.slot.close();
+            // Whoever asked may have gone away.
+            let _ = reply.send(());
+            return;
+        }
+        // Whoever asked has had the error.
+        let _ = self.process(vec![command]);
+        while self.memory.rebuild.is_some() && self.process(Vec::new()).is_ok() {}
+    }
+
+    /// Waits for a command; while a rebuild is under way it doesn't wait: `Some(None)` is time for the next step.
+    /// None when nobody can send any more.
+    fn next(&self, queue: &mut mpsc::Receiver<Command>) -> Option<Option<Command>> {
+        if self.memory.rebuild.is_none() {
+            return queue.blocking_recv().map(Some);
+        }
+        match queue.try_recv() {
+            Ok(command) => Some(Some(command)),
+            Err(TryRecvError::Empty) => Some(None),
+            Err(TryRecvError::Disconnected) => None,
+        }
+    }
+
+    /// One transaction for all of `commands`, and for a step of the rebuild under way.
     fn process(&mut self, commands: Vec<Command>) -> Result<(), RecordsError> {
         let mut commands = commands.into_iter();
         let mut batch = Batch::default();
@@ -226,35 +297,61 @@ impl Core {
         });
         // Those that weren't reached share the error of the one that failed.
         batch.answers.extend(commands.filter_map(Command::give_up));
+        self.rebuild_replies.append(&mut batch.rebuild);
         let result = finished.map(|finished| {
             self.stale = false;
             self.shared.set_index_ready(true);
             self.shared.set_health(Health::ReadWrite);
             self.space.restore_reserve();
             self.announce(finished.activated, &batch.local);
-            finished.replayed.unwrap_or(0)
+            if let Some(records) = finished.rebuilt {
+                self.rebuild_ends(Ok(records));
+            }
         });
         for answer in batch.answers {
             answer(result.clone());
         }
-        result.map(drop)
+        if let Err(error) = &result {
+            // It would fail again and again; whoever asked for it may ask once more.
+            self.memory.rebuild = None;
+            self.rebuild_ends(Err(error.clone()));
+        }
+        result
+    }
+
+    fn rebuild_ends(&mut self, result: Result<u64, RecordsError>) {
+        for reply in self.rebuild_replies.drain(..) {
+            // A caller that has gone away doesn't change what was done.
+            let _ = reply.send(result.clone());
+        }
     }
 
     fn transact(
         &mut self,
-        commands: &mut impl Iterator<Item = Command>,
+        commands: &mut impl ExactSizeIterator<Item = Command>,
         batch: &mut Batch,
     ) -> Result<Finished, KvError> {
+        let is_step_only = commands.len() == 0 && self.memory.rebuild.is_some();
         let slot = self.shared.slot.get();
         let Ok(engine) = slot.engine() else { return Err(KvError::Other("the engine isn't open".into())) };
         let mut tx = engine.write()?;
         tx.put(META, FORMAT, &FORMAT_VERSION.to_be_bytes())?;
-        let mut log = LogTx::begin(&mut *tx, &self.shared.projections, &mut self.pending, self.stale)?;
+        let mut log = LogTx::begin(&mut *tx, &self.shared.projections, &mut self.memory, self.stale)?;
         for command in commands {
             carry_out(command, &mut log, batch)?;
         }
+        log.go_on_rebuilding(REBUILD_RECORDS)?;
         let finished = log.finish()?;
-        tx.commit(Durability::Durable)?;
+        // Nobody waits for a step of a rebuild but for the last, and a restart begins it again.
+        self.unflushed_steps += u32::from(is_step_only);
+        let may_wait = is_step_only && finished.rebuilt.is_none() && self.unflushed_steps < REBUILD_STEPS_PER_FLUSH;
+        match may_wait {
+            true => tx.commit(Durability::Buffered)?,
+            false => {
+                tx.commit(Durability::Durable)?;
+                self.unflushed_steps = 0;
+            }
+        }
         Ok(finished)
     }
 
@@ -275,7 +372,7 @@ impl Core {
         tracing::error!(%error, "a transaction failed: opening the store again");
         self.shared.set_health(Health::ReadOnly { reason: error.to_string() });
         // What waited may have been taken out for the transaction that failed; the next sync brings it.
-        self.pending.clear();
+        self.memory = Memory::default();
         // An error has been logged, and the next write tries again.
         let _ = self.reopen();
     }
@@ -334,9 +431,8 @@ fn carry_out(command: Command, log: &mut LogTx<'_>, batch: &mut Batch) -> Result
             batch.settle(reply, done.map(Ok))
         }
         Command::Rebuild(reply) => {
-            log.replay();
-            batch.answers.push(Box::new(move |commit| drop(reply.send(commit))));
-            Ok(())
+            batch.rebuild.push(reply);
+            log.begin_rebuild()
         }
         Command::Quarantine(keys, reply) => {
             let done = keys.iter().try_for_each(|key| quarantine(log, key));
@@ -362,11 +458,15 @@ fn publish(publication: Publication, log: &mut LogTx<'_>) -> Result<Result<Verif
         Ok(record) => record,
         Err(error) => return Ok(Err(error.into())),
     };
+    if let Err(denied) = log.may_write(&record)? {
+        return Ok(Err(denied.into()));
+    }
     match log.append(&record)? {
         Outcome::Appended => {
             log.send(record.id())?;
             Ok(Ok(record))
         }
+        Outcome::Refused(Refusal::Quota) => Ok(Err(RecordsError::OverQuota)),
         outcome => Err(KvError::Other(format!("the next record of our own log was {outcome:?}"))),
     }
 }

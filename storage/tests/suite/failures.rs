@@ -226,6 +226,25 @@ async fn of_many_publishers_those_get_an_error_whose_record_may_be_lost() {
     assert!(store.check_index().unwrap());
 }
 
+#[tokio::test]
+async fn a_rebuild_that_fails_leaves_the_old_index_and_can_be_repeated() {
+    for fault in [Fault::Full, Fault::Lost, Fault::Kept, Fault::Panic] {
+        let (dir, plan) = (tempfile::tempdir().unwrap(), Arc::new(Plan::default()));
+        let store = open(dir.path(), plan.opener());
+        let mut author = Author::new(2, network());
+        let notes: Vec<_> = (0..4_000u32).map(|n| author.write(NOTE, n.to_be_bytes()).unwrap()).collect();
+        store.append(notes).await.unwrap();
+        let digest = store.index_digest().unwrap();
+        // In the third of its transactions.
+        plan.faults.lock().unwrap().extend([Some(fault), None, None]);
+        store.rebuild().await.unwrap_err();
+        assert_eq!(store.index_digest().unwrap(), digest, "{fault:?}");
+        assert_eq!(store.rebuild().await.unwrap(), 4_000, "{fault:?}");
+        assert_eq!(store.index_digest().unwrap(), digest, "{fault:?}");
+        assert!(store.check_index().unwrap(), "{fault:?}");
+    }
+}
+
 fn kept(store: &Records) -> HashSet<RecordId> {
     let log = store.log(network(), key().author(), (0, 0), usize::MAX, usize::MAX).unwrap();
     log.iter().map(|record| record.id()).collect()

@@ -103,7 +103,7 @@ pub(crate) fn open_records(engine: &str, dir: &Path) -> Records {
     Records::open(dir, options, vec![Arc::new(Notes)]).unwrap()
 }
 
-/// The child's part: several authors publish at once, for ever.
+/// The child's part: several authors publish at once, for ever, while the index is rebuilt again and again.
 pub(crate) fn publish_records(engine: &str, dir: &Path) {
     let records = open_records(engine, dir);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -116,7 +116,12 @@ pub(crate) fn publish_records(engine: &str, dir: &Path) {
             child::acknowledge(record.id());
         }
     };
-    runtime.block_on(async { tokio::join!(publish(0), publish(1), publish(2)) });
+    let rebuild = async {
+        for _ in 0..u64::MAX {
+            records.rebuild().await.unwrap();
+        }
+    };
+    runtime.block_on(async { tokio::join!(publish(0), publish(1), publish(2), rebuild) });
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod kill;
 mod log;
 mod power;
 mod records;
+mod standing;
 mod torn;
 
 /// The kind of the suite's records.
