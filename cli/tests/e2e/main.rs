@@ -15,6 +15,7 @@ mod lan;
 mod network;
 mod sendme;
 mod three_nodes;
+mod upgrade;
 
 use std::{
     path::{Path, PathBuf},
