@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use mhc_protocol::{
     AuthorId, BlobHash, RecordId, SecretKey, Timestamp,
     manifest::{BlobRef, Collaborator, MANIFEST, Manifest, MediaKind, Realm},
+    network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
     record::{Body, Draft},
     ticket::Ticket,
     wire::{Have, Haves, Head, Hello, SyncRequest, SyncResponse},
@@ -92,6 +93,29 @@ fn tickets() -> Result<Vec<Vec<u8>>> {
     Ok(vec![text.into_bytes(), inside])
 }
 
+/// Bodies that govern, each after the byte that tells its kind.
+fn governance() -> Result<Vec<Vec<u8>>> {
+    let (author, record) = (key().author(), RecordId::from_bytes([7; 32]));
+    let (channel, until, note) = (Some(author), Some(NOW.saturating_add_ms(1)), Some("for the festival".to_owned()));
+    let grant =
+        Grant { to: author, role: Role::Moderator, channel, from: NOW, until, depth: 1, under: Some(record), note };
+    let revoke = Revoke { grant: record, keep: Some((0, 5)), reason: None };
+    let quota = Limits { kinds: KindLimits::new([("manifest.v1".to_owned(), 10)]), ..Limits::default_of(None) };
+    let policy = Policy {
+        revision: 1,
+        name: Some("Village".into()),
+        membership: Membership::Curated,
+        fees: [("tip".to_owned(), 9_000)].into(),
+        gates: [("livestream".to_owned(), ["pro".to_owned()].into())].into(),
+        quotas: [("anyone".to_owned(), quota)].into(),
+        essential: [record].into(),
+        issuers: [author].into(),
+    };
+    let erase = Erase { records: [record].into() };
+    let bodies = [grant.encode()?, revoke.encode()?, policy.encode()?, erase.encode()?];
+    Ok((0u8..).zip(bodies).map(|(kind, body)| [vec![kind], body].concat()).collect())
+}
+
 fn write(dir: &Path, target: &str, seeds: Vec<Vec<u8>>) -> Result<()> {
     let dir = dir.join(target);
     fs::create_dir_all(&dir)?;
@@ -108,6 +132,7 @@ fn main() -> Result<()> {
     let ranges = RANGES.iter().map(|text| [&1000_u64.to_le_bytes()[..], text.as_bytes()].concat());
     write(dir, "range", ranges.collect())?;
     write(dir, "manifest", vec![manifest().encode()?])?;
+    write(dir, "governance", governance()?)?;
     write(dir, "record", vec![record(b"hello".to_vec())?, record(manifest().encode()?)?])?;
     write(dir, "wire", messages()?)?;
     write(dir, "ticket", tickets()?)?;

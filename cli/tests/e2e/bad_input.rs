@@ -58,7 +58,7 @@ struct Used {
 }
 
 impl Used {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let mut node = Node::prepare(options("used"), dir.path().join("home"));
         node.restart()?;
@@ -278,10 +278,10 @@ fn files_that_cannot_be_published_say_why() -> Result<()> {
 }
 
 /// A small disk of its own, for as long as it lives.
-struct SmallDisk(TempDir);
+pub(crate) struct SmallDisk(pub(crate) TempDir);
 
 impl SmallDisk {
-    fn new(mib: u64) -> Result<Option<Self>> {
+    pub(crate) fn new(mib: u64) -> Result<Option<Self>> {
         let dir = tempfile::tempdir()?;
         let size = format!("size={mib}m,mode=0700");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).status();

@@ -14,6 +14,7 @@ mod kill9;
 mod lan;
 mod network;
 mod sendme;
+mod sync;
 mod three_nodes;
 mod upgrade;
 
