@@ -10,6 +10,7 @@ pub mod id;
 pub mod key;
 pub mod link;
 pub mod manifest;
+pub mod reconcile;
 pub mod record;
 pub mod sched;
 pub mod ticket;
