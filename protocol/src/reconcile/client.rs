@@ -271,20 +271,24 @@ impl Client {
         let mut end = Bound::start();
         for (lower, upper) in spans {
             let heads = self.ours.between(&lower, &upper);
-            let mut cuts: Vec<Part> = cut(heads, &upper, pieces(heads.len(), most))
-                .map(|(upper, heads)| Part { upper, content: Content::Fingerprint(fingerprint(self.salt, heads)) })
+            let cuts: Vec<(Bound, u64)> = cut(heads, &upper, pieces(heads.len(), most))
+                .map(|(upper, heads)| (upper, fingerprint(self.salt, heads)))
                 .collect();
-            if end < lower {
-                cuts.insert(0, Part { upper: lower.clone(), content: Content::Skipped });
-            }
-            bytes += cuts.iter().map(|part| part.upper.len_bytes() + PART_BYTES).sum::<usize>();
+            let bounds: usize = cuts.iter().map(|(upper, _)| upper.len_bytes() + PART_BYTES).sum();
+            bytes += bounds + lower.len_bytes() + PART_BYTES;
             if bytes > REQUEST_BYTES {
                 break;
             }
-            parts.extend(cuts);
             self.open.remove(&lower);
-            end = upper.clone();
-            asked.push((lower, upper));
+            if end < lower {
+                parts.push(Part { upper: lower.clone(), content: Content::Skipped });
+            }
+            end = lower;
+            for (upper, fingerprint) in cuts {
+                parts.push(Part { upper: upper.clone(), content: Content::Fingerprint(fingerprint) });
+                // Each piece is asked about by itself, so that what comes back is smaller than what was there before.
+                asked.push((std::mem::replace(&mut end, upper.clone()), upper));
+            }
         }
         self.asked = Asked::Fingerprints(asked);
         self.request(parts)
