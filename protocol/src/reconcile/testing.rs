@@ -208,13 +208,7 @@ pub fn pull(to: &mut Node, from: &Node, salt: u64, start: Start, limit: u64) -> 
         step = match step {
             Step::Done => return Ok(cost),
             Step::Ask(_) if cost.round_trips == limit => return Ok(cost),
-            Step::Ask(request) => {
-                let request = request.encode().map_err(|error| error.to_string())?;
-                let response = from.answer(&request)?;
-                cost.count(&request, &response);
-                let response = SyncResponse::decode(&response).map_err(|error| error.to_string())?;
-                client.answered(response, &*to).map_err(trouble)?
-            }
+            Step::Ask(request) => ask(&mut client, &request, to, from, &mut cost)?,
             Step::Store(envelopes) => {
                 let verified = envelopes.iter().map(|envelope| Record::verify(envelope, WRITTEN_AT));
                 let records = verified.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
@@ -225,6 +219,25 @@ pub fn pull(to: &mut Node, from: &Node, salt: u64, start: Start, limit: u64) -> 
             }
         };
     }
+}
+
+/// `to` finds out which logs of `from` it would have to pull, up to the first that it would ask for.
+pub fn find(to: &Node, from: &Node, salt: u64) -> Result<Cost, Failure> {
+    let (mut client, request) = Client::start(network(), to.heads.clone(), salt, 0, Start::Wide);
+    let mut cost = Cost::default();
+    let mut step = Step::Ask(request);
+    while let Step::Ask(request @ SyncRequest::Compare { .. }) = &step {
+        step = ask(&mut client, request, to, from, &mut cost)?;
+    }
+    Ok(cost)
+}
+
+fn ask(client: &mut Client, request: &SyncRequest, to: &Node, from: &Node, cost: &mut Cost) -> Result<Step, Failure> {
+    let request = request.encode().map_err(|error| error.to_string())?;
+    let response = from.answer(&request)?;
+    cost.count(&request, &response);
+    let response = SyncResponse::decode(&response).map_err(|error| error.to_string())?;
+    client.answered(response, to).map_err(|trouble| trouble.to_string())
 }
 
 /// Two nodes with the same `authors` logs of `len` records each, of which then one or the other got `differing` records
@@ -240,8 +253,7 @@ pub fn scattered(authors: u64, len: u64, differing: u64, both: bool) -> Result<(
     let mut records = [vec![], vec![]];
     for n in 0..authors {
         let Some(more) = more.get(&n) else {
-            let (author, id) = (AuthorId::from_bytes(bytes("author", n)), RecordId::from_bytes(bytes("id", n)));
-            heads.push(Head { author, epoch: 0, seq: len.saturating_sub(1), id });
+            heads.push(quiet(n, len));
             continue;
         };
         let mut writer = Writer::new(n, len);
@@ -256,6 +268,24 @@ pub fn scattered(authors: u64, len: u64, differing: u64, both: bool) -> Result<(
     a.append(&records[0]);
     b.append(&records[1]);
     Ok((a, b))
+}
+
+/// Two nodes with the same `authors` logs of `len` records each, of which the first then got `behind` records more of one
+/// author.
+pub fn busy(authors: u64, len: u64, behind: u64) -> Result<(Node, Node), RecordError> {
+    let mut writer = Writer::new(0, len);
+    let quiet = (1..authors).map(|n| quiet(n, len));
+    let b = Node::new(quiet.chain(writer.head()).collect());
+    let mut a = b.clone();
+    let records = (0..behind).map(|_| writer.write()).collect::<Result<Vec<_>, _>>()?;
+    a.append(&records);
+    Ok((a, b))
+}
+
+/// The head of a log that nobody will go on with: no key has to be made for it.
+fn quiet(n: u64, len: u64) -> Head {
+    let (author, id) = (AuthorId::from_bytes(bytes("author", n)), RecordId::from_bytes(bytes("id", n)));
+    Head { author, epoch: 0, seq: len.saturating_sub(1), id }
 }
 
 /// A node that has all of `authors` logs with `len` records each.

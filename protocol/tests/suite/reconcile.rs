@@ -2,9 +2,10 @@
 //! only heads and missing records are ever sent, so only those exist here. `mhc-bench h` prints the same as a table.
 
 use mhc_protocol::{
+    RecordId,
     reconcile::{
         Client, Start, Step, Trouble,
-        testing::{Cost, Node, WRITTEN_AT, Writer, network, pull, scattered, whole},
+        testing::{Cost, Node, WRITTEN_AT, Writer, busy, network, pull, scattered, whole},
     },
     record::Record,
     wire::{Bound, Content, Head, MAX_HEADS, MAX_LOG_BYTES, MAX_SYNC_RESPONSE_BYTES, Part, SyncRequest, SyncResponse},
@@ -44,24 +45,11 @@ fn a_thousand_scattered_records_of_1000_authors_with_1000_each() {
     goal_1(1000, 1000);
 }
 
-/// Two nodes with these logs, of which the first has `behind` more records of one author.
-fn busy(authors: u64, behind: u64) -> (Node, Node) {
-    let (mut a, b) = scattered(authors, 1000, 1, false).unwrap();
-    // The one author that `scattered` drew is the one whose log differs.
-    let differs = a.heads().as_slice().iter().zip(b.heads().as_slice()).position(|(a, b)| a.id != b.id).unwrap();
-    let author = a.heads().as_slice()[differs].author;
-    let n = (0..authors).find(|n| Writer::new(*n, 1000).head().unwrap().author == author).unwrap();
-    let mut writer = Writer::new(n, 1000);
-    let records: Vec<_> = (0..behind).map(|_| writer.write().unwrap()).collect();
-    a.append(&records);
-    (a, b)
-}
-
 #[test]
 fn a_week_behind_on_one_busy_author_takes_two_round_trips() {
     // 1,500 records are 600 kB, a record every seven minutes.
     for (authors, round_trips) in [(20, 1), (1000, 2), (20_000, 2)] {
-        let (a, mut b) = busy(authors, 1500);
+        let (a, mut b) = busy(authors, 1000, 1500).unwrap();
         let cost = pull(&mut b, &a, SALT, Start::Wide, UNLIMITED).unwrap();
         assert_eq!((cost.round_trips, cost.records), (round_trips, 1500), "{authors}: {cost:?}");
         assert!(cost.bytes() < 700_000, "{cost:?}");
@@ -110,21 +98,11 @@ fn a_session_that_breaks_off_is_resumed_without_loss() {
 #[test]
 fn a_busy_network_is_compared_within_bounds_even_when_everything_differs() {
     let (_, mut b) = scattered(40_000, 5, 0, false).unwrap();
-    let others = b.heads().as_slice().iter().map(|head| Head { seq: head.seq + 1, id: [7; 32].into_id(), ..*head });
+    let others = b.heads().as_slice().iter().map(|head| Head { seq: head.seq + 1, id: RecordId::from_bytes([7; 32]), ..*head });
     let a = Node::new(others.collect());
     let cost = pull(&mut b, &a, SALT, Start::Wide, UNLIMITED).unwrap();
     println!("{cost:?}");
     assert!(cost.longest_bytes <= MAX_SYNC_RESPONSE_BYTES as u64 && cost.records == 0);
-}
-
-trait IntoId {
-    fn into_id(self) -> mhc_protocol::RecordId;
-}
-
-impl IntoId for [u8; 32] {
-    fn into_id(self) -> mhc_protocol::RecordId {
-        mhc_protocol::RecordId::from_bytes(self)
-    }
 }
 
 /// A session that has just asked for the parts of 1,000 heads, or listed 20.
@@ -214,7 +192,7 @@ fn invented(node: &Node, parts: &[Part]) -> Vec<Head> {
         part.is_some_and(|part| matches!(part.content, Content::Listed(_)))
     };
     let heads = node.heads().as_slice().iter().filter(listed).take(MAX_HEADS);
-    heads.map(|head| Head { seq: head.seq + 1, id: [9; 32].into_id(), ..*head }).collect()
+    heads.map(|head| Head { seq: head.seq + 1, id: RecordId::from_bytes([9; 32]), ..*head }).collect()
 }
 
 #[test]
