@@ -126,13 +126,7 @@ pub struct Client {
 impl Client {
     /// A session, and its first request. `salt` is random; with the answer to a list may come up to `push_bytes` of
     /// records.
-    pub fn start(
-        network: NetworkId,
-        ours: Heads,
-        salt: u64,
-        push_bytes: u32,
-        start: Start,
-    ) -> (Self, SyncRequest) {
+    pub fn start(network: NetworkId, ours: Heads, salt: u64, push_bytes: u32, start: Start) -> (Self, SyncRequest) {
         let mut client = Self {
             network,
             salt,
@@ -147,7 +141,9 @@ impl Client {
             barren: 0,
         };
         let request = match start {
-            Start::Probe if !client.ours.as_slice().is_empty() => client.fingerprint(vec![(Bound::start(), Bound::end())], 1),
+            Start::Probe if !client.ours.as_slice().is_empty() => {
+                client.fingerprint(vec![(Bound::start(), Bound::end())], 1)
+            }
             _ => client.compare(),
         };
         (client, request)
@@ -395,12 +391,10 @@ impl Client {
                 None => Next::Ask(pull),
                 Some(tally) if last == Some(author) => {
                     let head = store.head(author).map_err(Trouble::Store)?;
-                    match head.is_some_and(|head| head.id == pull.theirs.id) {
-                        true => pull.whole(tally),
-                        false => pull.partial(tally),
-                    }
+                    let all = head.is_some_and(|head| head.id == pull.theirs.id);
+                    pull.pushed(tally, all)
                 }
-                Some(tally) => pull.whole(tally),
+                Some(tally) => pull.pushed(tally, true),
             };
             self.pulls.extend(go_on(next, store));
         }

@@ -124,7 +124,7 @@ fn fingerprint(salt: u64, heads: &[Head]) -> u64 {
 
 fn mark(salt: u64, head: &Head) -> Mark {
     let tag = head.author.as_bytes().last_chunk().map_or(0, |last| u32::from_be_bytes(*last));
-    let mark = u64::from(tag) << 32 | fingerprint(salt, std::slice::from_ref(head)) >> 32;
+    let mark = (u64::from(tag) << 32) | (fingerprint(salt, std::slice::from_ref(head)) >> 32);
     Mark { mark, epoch: head.epoch, seq: head.seq }
 }
 

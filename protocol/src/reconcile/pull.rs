@@ -21,6 +21,7 @@ pub(super) struct Tally {
     waiting: u64,
     /// Whether the last one is in its log now.
     joined: bool,
+    first: Option<Position>,
     last: Option<Position>,
 }
 
@@ -29,6 +30,7 @@ impl Tally {
         self.new += u64::from(stored == Stored::New);
         self.waiting += u64::from(stored == Stored::Waiting);
         self.joined = matches!(stored, Stored::New | Stored::Known);
+        self.first.get_or_insert(position);
         self.last = Some(position);
     }
 }
@@ -69,6 +71,15 @@ impl Pull {
 
     pub(super) fn from(&self) -> Position {
         self.from
+    }
+
+    /// Records came with the head, all that there are if `all`.
+    pub(super) fn pushed(self, tally: &Tally, all: bool) -> Next {
+        // The server goes by marks, and two authors may have the same: then it began too late.
+        if tally.new == 0 && tally.first.is_some_and(|first| first > self.from) {
+            return Next::Ask(self);
+        }
+        if all { self.whole(tally) } else { self.partial(tally) }
     }
 
     /// All that the server has was on this page.
@@ -145,6 +156,15 @@ mod tests {
         assert!(matches!(begin().whole(&tally(&[(6, New), (7, Waiting)])), Next::Over(_, true)));
         assert!(matches!(begin().whole(&tally(&[(6, Refused)])), Next::Over(_, false)));
         assert!(matches!(begin().whole(&tally(&[])), Next::Over(_, false)));
+    }
+
+    #[test]
+    fn a_push_that_began_too_late_counts_for_nothing() {
+        let begin = || pull(None, head(0, 9, 2), false).unwrap();
+        let next = begin().pushed(&tally(&[(6, Stored::Waiting), (7, Stored::Waiting)]), true);
+        assert!(matches!(next, Next::Ask(pull) if pull.from == (0, 0)));
+        let next = begin().pushed(&tally(&[(0, Stored::Refused)]), true);
+        assert!(matches!(next, Next::Over(_, false)));
     }
 
     #[test]

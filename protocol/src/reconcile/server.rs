@@ -32,13 +32,7 @@ pub trait Logs {
 
     /// An author's records from a position on, in the order of the log, with the evidence of forks: at most
     /// `max_records`, and at most `max_bytes` of them, but at least one if there is one.
-    fn log(
-        &self,
-        author: AuthorId,
-        from: Position,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Page, Self::Error>;
+    fn log(&self, author: AuthorId, from: Position, max_records: usize, max_bytes: usize) -> Result<Page, Self::Error>;
 }
 
 /// Answers a comparison from `heads`. Takes time in proportion to their number.

@@ -126,13 +126,7 @@ impl Node {
 impl Logs for Node {
     type Error = Infallible;
 
-    fn log(
-        &self,
-        author: AuthorId,
-        from: Position,
-        max_records: usize,
-        max_bytes: usize,
-    ) -> Result<Page, Infallible> {
+    fn log(&self, author: AuthorId, from: Position, max_records: usize, max_bytes: usize) -> Result<Page, Infallible> {
         let mut page = Page::default();
         let mut left = max_bytes;
         for envelope in self.logs.get(&author).into_iter().flat_map(|log| log.range(from..)).map(|(_, bytes)| bytes) {

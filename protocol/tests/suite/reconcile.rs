@@ -98,7 +98,8 @@ fn a_session_that_breaks_off_is_resumed_without_loss() {
 #[test]
 fn a_busy_network_is_compared_within_bounds_even_when_everything_differs() {
     let (_, mut b) = scattered(40_000, 5, 0, false).unwrap();
-    let others = b.heads().as_slice().iter().map(|head| Head { seq: head.seq + 1, id: RecordId::from_bytes([7; 32]), ..*head });
+    let others =
+        b.heads().as_slice().iter().map(|head| Head { seq: head.seq + 1, id: RecordId::from_bytes([7; 32]), ..*head });
     let a = Node::new(others.collect());
     let cost = pull(&mut b, &a, SALT, Start::Wide, UNLIMITED).unwrap();
     println!("{cost:?}");
@@ -198,7 +199,8 @@ fn invented(node: &Node, parts: &[Part]) -> Vec<Head> {
 #[test]
 fn records_travel_as_they_are() {
     let a = whole(1, 2).unwrap();
-    let (mut client, request) = Client::start(network(), Node::default().heads().clone(), SALT, PUSH_BYTES, Start::Probe);
+    let (mut client, request) =
+        Client::start(network(), Node::default().heads().clone(), SALT, PUSH_BYTES, Start::Probe);
     let response = SyncResponse::decode(&a.answer(&request.encode().unwrap()).unwrap()).unwrap();
     let Ok(Step::Store(envelopes)) = client.answered(response, &Node::default()) else { panic!("they come at once") };
     let records: Vec<_> = envelopes.iter().map(|envelope| Record::verify(envelope, WRITTEN_AT).unwrap()).collect();

@@ -59,7 +59,8 @@ pub(super) async fn pull(shared: &Arc<Shared>, node: NodeId, start: Start) -> Re
     let local = Arc::new(Local { records: shared.records.clone(), network: shared.network, session });
     let salt = salt()?;
     let task = Arc::clone(shared);
-    let begin = move || -> Result<_, SyncError> { Ok(Client::start(task.network, task.heads.get()?, salt, push_bytes, start)) };
+    let begin =
+        move || -> Result<_, SyncError> { Ok(Client::start(task.network, task.heads.get()?, salt, push_bytes, start)) };
     let (mut client, request) = blocking(begin).await?;
     let mut pulled = Pulled::default();
     let mut step = Step::Ask(request);

@@ -95,7 +95,9 @@ fn changes(committed: &mut Receiver<Committed>, network: NetworkId) -> Option<Ha
     let mut known = true;
     loop {
         match committed.try_recv() {
-            Ok(commit) if commit.record.header().network == network => drop(authors.insert(commit.record.header().author)),
+            Ok(commit) if commit.record.header().network == network => {
+                drop(authors.insert(commit.record.header().author))
+            }
             Ok(_) => {}
             Err(TryRecvError::Lagged(_)) => known = false,
             Err(TryRecvError::Empty | TryRecvError::Closed) => break,
@@ -128,7 +130,10 @@ mod tests {
             assert!(same());
         }
         let mut rival = two.clone();
-        records.append(vec![two.write(kind.clone(), "x").unwrap(), two.write(kind.clone(), "y").unwrap()]).await.unwrap();
+        records
+            .append(vec![two.write(kind.clone(), "x").unwrap(), two.write(kind.clone(), "y").unwrap()])
+            .await
+            .unwrap();
         assert!(same());
         records.append(vec![rival.write(kind.clone(), "z").unwrap()]).await.unwrap();
         assert!(same(), "a fork may take a head back");

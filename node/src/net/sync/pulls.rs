@@ -134,7 +134,10 @@ mod tests {
         one.pulled(&head(1, 1), None, true);
         assert!(two.claim(&head(1, 2), None), "given back");
         drop(two);
-        assert!(one.is_alone() && one.claim(&head(1, 2), None) && one.claim(&head(2, 1), None), "free with the session");
+        assert!(
+            one.is_alone() && one.claim(&head(1, 2), None) && one.claim(&head(2, 1), None),
+            "free with the session"
+        );
     }
 
     #[test]

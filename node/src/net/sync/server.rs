@@ -129,7 +129,9 @@ fn response(shared: &Shared, request: &SyncRequest) -> Result<SyncResponse, Reco
         SyncRequest::Logs { network, .. } if *network != shared.network => {
             Ok(SyncResponse::Logs { envelopes: vec![], more: false })
         }
-        SyncRequest::Compare { .. } | SyncRequest::Logs { .. } => answer_records(&shared.records, &shared.heads, request),
+        SyncRequest::Compare { .. } | SyncRequest::Logs { .. } => {
+            answer_records(&shared.records, &shared.heads, request)
+        }
         SyncRequest::Have { hash } => Ok(SyncResponse::Have(have(shared, *hash))),
     }
 }

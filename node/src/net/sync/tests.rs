@@ -200,8 +200,7 @@ async fn a_losing_branch_isnt_pulled_for_ever() {
     let common = author.write(KIND, "common").unwrap();
     let mut rival = author.clone();
     let (one, two) = (author.write(KIND, "one").unwrap(), rival.write(KIND, "two").unwrap());
-    let (winner, loser, mut losing) =
-        if one.id() < two.id() { (one, two, rival) } else { (two, one, author) };
+    let (winner, loser, mut losing) = if one.id() < two.id() { (one, two, rival) } else { (two, one, author) };
     let after: Vec<_> = (0..50_u8).map(|n| losing.write(KIND, [n]).unwrap()).collect();
     let a = Side::with(&[common.clone(), winner]).await;
     let b = Side::with(&[vec![common, loser], after].concat()).await;
