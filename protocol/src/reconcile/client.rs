@@ -10,7 +10,7 @@ use crate::{
     AuthorId, NetworkId, RecordId,
     record::VerifiedRecord,
     wire::{
-        Bound, Content, Head, MAX_MARKS, MAX_PARTS, MAX_SYNC_REQUEST_BYTES, MAX_WANTS, Part, SyncRequest, SyncResponse,
+        Bound, Content, Head, MAX_HEADS, MAX_MARKS, MAX_PARTS, MAX_SYNC_REQUEST_BYTES, MAX_WANTS, Part, SyncRequest, SyncResponse,
     },
 };
 
@@ -119,6 +119,8 @@ pub struct Client {
     pulls: VecDeque<Pull>,
     came: Came,
     page: Vec<(AuthorId, Position)>,
+    /// Most heads in the next request that lists them.
+    list_heads: usize,
     compares: u32,
     barren: u32,
 }
@@ -137,6 +139,7 @@ impl Client {
             pulls: VecDeque::new(),
             came: Came::Nothing,
             page: Vec::new(),
+            list_heads: MAX_MARKS,
             compares: 0,
             barren: 0,
         };
@@ -296,12 +299,12 @@ impl Client {
         let mut end = Bound::start();
         while let Some((lower, upper)) = self.open.pop_first() {
             bytes += lower.len_bytes() + upper.len_bytes() + 2 * PART_BYTES;
-            if bytes + MARK_BYTES > REQUEST_BYTES || marks == MAX_MARKS || parts.len() + 2 > MAX_PARTS {
+            if bytes + MARK_BYTES > REQUEST_BYTES || marks == self.list_heads || parts.len() + 2 > MAX_PARTS {
                 self.open.insert(lower, upper);
                 break;
             }
             let heads = self.ours.between(&lower, &upper);
-            let room = (MAX_MARKS - marks).min((REQUEST_BYTES - bytes) / MARK_BYTES);
+            let room = (self.list_heads - marks).min((REQUEST_BYTES - bytes) / MARK_BYTES);
             let (listed, rest) = heads.split_at(heads.len().min(room));
             let upper = match (listed.last(), rest.first()) {
                 (Some(last), Some(next)) => {
@@ -356,6 +359,8 @@ impl Client {
                 return Err(Trouble::Junk("heads that weren't asked for"));
             }
         }
+        // What an answer doesn't reach is listed again: not so much more than answers hold.
+        self.list_heads = if more { self.list_heads / 2 } else { self.list_heads * 2 }.clamp(MAX_HEADS, MAX_MARKS);
         if let Some(last) = heads.last().filter(|_| more) {
             let reached = Bound::after(last.author);
             for (lower, upper) in asked.iter().filter(|(_, upper)| *upper > reached) {

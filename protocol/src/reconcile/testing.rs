@@ -16,7 +16,7 @@ use crate::{
 pub const WRITTEN_AT: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 const KIND: RecordKind = RecordKind::new("test.v1");
 /// Makes a record have about 400 bytes as it travels.
-const BODY_BYTES: usize = 90;
+const BODY_BYTES: usize = 109;
 
 /// The network of all of them.
 pub fn network() -> NetworkId {

@@ -82,11 +82,11 @@ struct Queue {
 
 impl Queue {
     fn want(&mut self, node: NodeId, start: Start) {
+        let waiting = self.waiting.len();
         match self.waiting.iter_mut().find(|(waiting, _)| *waiting == node) {
             Some((_, how)) if start == Start::Wide => *how = start,
-            Some(_) => {}
-            None if self.waiting.len() < MAX_WAITING => self.waiting.push_back((node, start)),
-            None => {}
+            None if waiting < MAX_WAITING => self.waiting.push_back((node, start)),
+            Some(_) | None => {}
         }
     }
 
