@@ -96,7 +96,7 @@ fn changes(committed: &mut Receiver<Committed>, network: NetworkId) -> Option<Ha
     loop {
         match committed.try_recv() {
             Ok(commit) if commit.record.header().network == network => {
-                drop(authors.insert(commit.record.header().author))
+                authors.insert(commit.record.header().author);
             }
             Ok(_) => {}
             Err(TryRecvError::Lagged(_)) => known = false,

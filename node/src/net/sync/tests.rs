@@ -188,7 +188,6 @@ async fn a_long_branch_that_loses_gives_way_to_a_short_one() {
         let (a, b) = (Side::with(&branch(1, left)).await, Side::with(&branch(2, right)).await);
         settle(&a, &b, MAX_LOG_BYTES as u32).await;
         assert_eq!(a.heads(), b.heads(), "{left} and {right}");
-        assert_eq!(a.records.count().unwrap(), b.records.count().unwrap(), "both have the proof");
         assert_eq!(a.pull(&b, 1, Start::Wide, 0, UNCUT).await, 0);
     }
 }
