@@ -1,8 +1,20 @@
-//! Every message between nodes: never a panic, and what is accepted has this one encoding.
+//! Every message between nodes: never a panic, and what is accepted has this one encoding. Whatever may be asked of
+//! reconciliation has an answer that may be sent, and whatever may be answered leaves the client with a decision.
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
-use mhc_protocol::wire::{Haves, Hello, SyncRequest, SyncResponse};
+use mhc_protocol::{
+    reconcile::{
+        Client, Start,
+        testing::{Node, network, whole},
+    },
+    wire::{Haves, Hello, SyncRequest, SyncResponse},
+};
+
+/// One that lists its heads, and one that tells fingerprints.
+static NODES: LazyLock<[Node; 2]> = LazyLock::new(|| [5, 100].map(|authors| whole(authors, 2).unwrap_or_default()));
 
 macro_rules! round_trip {
     ($data:ident: $($message:ty),+) => {
@@ -14,4 +26,15 @@ macro_rules! round_trip {
 
 fuzz_target!(|data: &[u8]| {
     round_trip!(data: Hello, Haves, SyncRequest, SyncResponse);
+    if SyncRequest::decode(data).is_ok_and(|request| !matches!(request, SyncRequest::Have { .. })) {
+        for node in &*NODES {
+            assert!(node.answer(data).is_ok());
+        }
+    }
+    if let Ok(response) = SyncResponse::decode(data) {
+        for node in &*NODES {
+            let (mut client, _) = Client::start(network(), node.heads().clone(), 1, 1 << 19, Start::Wide);
+            let _ = client.answered(response.clone(), node);
+        }
+    }
 });

@@ -11,6 +11,7 @@ pub mod key;
 pub mod link;
 pub mod manifest;
 pub mod network;
+pub mod reconcile;
 pub mod record;
 pub mod sched;
 pub mod ticket;

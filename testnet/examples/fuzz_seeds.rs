@@ -9,7 +9,7 @@ use mhc_protocol::{
     network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
     record::{Body, Draft},
     ticket::Ticket,
-    wire::{Have, Haves, Head, Hello, SyncRequest, SyncResponse},
+    wire::{Bound, Content, Have, Haves, Head, Hello, Mark, Part, SyncRequest, SyncResponse, Want},
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
@@ -65,6 +65,19 @@ fn record(body: Vec<u8>) -> Result<Vec<u8>> {
     Ok(record.to_bytes())
 }
 
+/// One of each kind.
+fn parts(lists: bool) -> Vec<Part> {
+    let upper = |n: u8| Bound::after(AuthorId::from_bytes([n; 32]));
+    let listed = Content::Listed(vec![Mark { mark: 1 << 50, epoch: 0, seq: 300 }]);
+    let mut parts = vec![
+        Part { upper: upper(1), content: Content::Skipped },
+        Part { upper: upper(2), content: Content::Fingerprint(1 << 60) },
+        Part { upper: Bound::end(), content: listed },
+    ];
+    parts.truncate(if lists { 3 } else { 2 });
+    parts
+}
+
 fn messages() -> Result<Vec<Vec<u8>>> {
     let (network, author, hash) = (key().network(), key().author(), BlobHash::of(b"film"));
     let (iroh, p2p) = (vec!["127.0.0.1:4481".parse()?], vec!["[::1]:4480".parse()?]);
@@ -73,11 +86,17 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     Ok(vec![
         Hello { network, iroh, p2p, name: "studio".into(), version: "0.1.0".into() }.encode()?,
         Haves { node: key().node(), at: NOW, complete: vec![hash], partial: vec![hash] }.encode()?,
-        SyncRequest::Heads { network, after: Some(author) }.encode()?,
-        SyncRequest::Log { network, author, epoch: 0, seq: 3, max: 256 }.encode()?,
+        SyncRequest::Compare { network, salt: 1 << 40, parts: parts(true), push_bytes: 1 << 19 }.encode()?,
+        SyncRequest::Logs { network, wants: vec![Want { author, epoch: 0, seq: 3 }] }.encode()?,
         SyncRequest::Have { hash }.encode()?,
-        SyncResponse::Heads { entries: vec![head(1), head(2)], more: true }.encode()?,
-        SyncResponse::Log { envelopes: vec![record(manifest().encode()?)?], more: false }.encode()?,
+        SyncResponse::Compare {
+            parts: parts(false),
+            heads: vec![head(1), head(2)],
+            more: false,
+            envelopes: vec![record(manifest().encode()?)?],
+        }
+        .encode()?,
+        SyncResponse::Logs { envelopes: vec![record(manifest().encode()?)?], more: true }.encode()?,
         SyncResponse::Have(Have::Absent).encode()?,
         SyncResponse::Have(Have::Complete { size_bytes: 1 << 20 }).encode()?,
         SyncResponse::Have(Have::Partial { size_bytes: 1 << 20, chunks: vec![0..16, 32..48] }).encode()?,

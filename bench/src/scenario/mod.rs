@@ -6,6 +6,7 @@ mod loopback;
 mod players;
 mod providers;
 mod publish;
+mod reconcile;
 mod serving;
 
 use anyhow::Result;
@@ -33,12 +34,14 @@ pub(crate) enum Scenario {
     F(Options),
     /// A node with 100 idle peers
     G(Options),
+    /// What it costs two nodes to have the same records, beside negentropy
+    H(Options),
 }
 
 impl Scenario {
     /// All of them.
     pub(crate) fn all(options: &Options) -> Vec<Self> {
-        [Self::A, Self::B, Self::C, Self::D, Self::E, Self::F, Self::G]
+        [Self::A, Self::B, Self::C, Self::D, Self::E, Self::F, Self::G, Self::H]
             .into_iter()
             .map(|scenario| scenario(options.clone()))
             .collect()
@@ -52,7 +55,8 @@ impl Scenario {
             | Self::D(options)
             | Self::E(options)
             | Self::F(options)
-            | Self::G(options) => options,
+            | Self::G(options)
+            | Self::H(options) => options,
         }
     }
 
@@ -66,6 +70,7 @@ impl Scenario {
             Self::E(_) => "e",
             Self::F(_) => "f",
             Self::G(_) => "g",
+            Self::H(_) => "h",
         }
     }
 
@@ -78,6 +83,7 @@ impl Scenario {
             Self::E(_) => "Serving ranges",
             Self::F(_) => "200 players",
             Self::G(_) => "100 idle peers",
+            Self::H(_) => "Reconciling logs",
         }
     }
 
@@ -90,11 +96,15 @@ impl Scenario {
             Self::D(_) => &["b3sum", "cp"],
             Self::E(_) => &["nginx", "wrk"],
             Self::F(_) => &["nginx"],
-            Self::G(_) => &[],
+            Self::G(_) | Self::H(_) => &[],
         }
     }
 
     pub(crate) fn run(&self) -> Result<Vec<Table>> {
+        if let Self::H(options) = self {
+            // Needs neither a program nor a folder.
+            return reconcile::measure(options);
+        }
         let bench = Bench::new(self.options())?;
         match self {
             Self::A(_) => loopback::measure(&bench),
@@ -104,6 +114,7 @@ impl Scenario {
             Self::E(_) => serving::measure(&bench),
             Self::F(_) => players::measure(&bench),
             Self::G(_) => idle::measure(&bench),
+            Self::H(options) => reconcile::measure(options),
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::fetch::ConnectError;
 /// Bytes: the protocol of iroh-blobs, so that its tools interoperate.
 pub(super) const BYTES_ALPN: &[u8] = iroh_blobs::ALPN;
 /// Records.
-pub(super) const SYNC_ALPN: &[u8] = b"/mhc/sync/1";
+pub(super) const SYNC_ALPN: &[u8] = b"/mhc/sync/2";
 const MAX_STREAMS: u32 = 128;
 const MAX_INCOMING: usize = 256;
 /// What a new connection may send before the first acknowledgement: a chunk group with its proof (16 KiB and some 20

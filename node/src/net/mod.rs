@@ -9,7 +9,7 @@
 //! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
 //! | `endpoint` | iroh: who may connect, the pool of connections |
 //! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
-//! | `sync` | pulls missed records, answers `/mhc/sync/1` |
+//! | `sync` | pulls missed records, answers `/mhc/sync/2` |
 //! | `book`, `cache`, `peers` | what is known of peers, what is kept of it, how it is shown |
 //!
 //! Records are exchanged with members of our network only: gossip topics and sync requests name the network.

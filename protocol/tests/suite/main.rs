@@ -1,4 +1,5 @@
-//! The scheduler against simulated networks in virtual time, through its public interface only.
+//! The scheduler against simulated networks in virtual time, and reconciliation over messages, through their public
+//! interfaces only.
 //!
 //! `cargo test -p mhc-protocol --test suite -- --nocapture` prints the tables; `MHC_NETWORKS` sets how many networks,
 //! `MHC_SEED` repeats a random one.
@@ -8,4 +9,5 @@ mod net;
 mod omniscient;
 mod player;
 mod readers;
+mod reconcile;
 mod streams;

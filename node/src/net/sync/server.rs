@@ -8,14 +8,14 @@ use std::{
 use bao_tree::{ChunkNum, ChunkRanges};
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use mhc_protocol::{
-    BlobHash, NetworkId, NodeId,
-    wire::{
-        Have, Head, MAX_HAVE_RANGES, MAX_HEADS, MAX_LOG_BYTES, MAX_LOG_RECORDS, MAX_SYNC_REQUEST_BYTES, SyncRequest,
-        SyncResponse,
-    },
+    BlobHash, NodeId,
+    reconcile::{compare, logs},
+    wire::{Have, MAX_HAVE_RANGES, MAX_SYNC_REQUEST_BYTES, SyncRequest, SyncResponse},
 };
 use mhc_storage::record::{Records, RecordsError};
 use tokio::sync::Semaphore;
+
+use super::{heads::HeadCache, local::Reader};
 
 use crate::net::{
     book::Fault,
@@ -32,8 +32,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const RATE: Rate = Rate { burst: 256.0, per_s: 64.0 };
 const MAX_WAIT: Duration = Duration::from_secs(5);
 const MAX_THROTTLED: usize = 4096;
-/// A response fills up to here before the reader is told to ask for more.
-const NEARLY_FULL_BYTES: usize = MAX_LOG_BYTES - mhc_protocol::record::MAX_ENVELOPE_BYTES;
+/// Each comparison hashes up to all heads: one core at most does that for others.
+const MAX_COMPARING: usize = 1;
 
 const RESET_LIMIT: VarInt = VarInt::from_u32(2);
 const RESET_FAILED: VarInt = VarInt::from_u32(3);
@@ -43,6 +43,7 @@ const RESET_MALFORMED: VarInt = VarInt::from_u32(4);
 #[derive(Debug)]
 pub(in crate::net) struct Server {
     streams: Arc<Semaphore>,
+    comparing: Semaphore,
     throttle: Mutex<Throttle<NodeId>>,
 }
 
@@ -50,6 +51,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            comparing: Semaphore::new(MAX_COMPARING),
             throttle: Mutex::new(Throttle::new(RATE, MAX_THROTTLED)),
         }
     }
@@ -104,8 +106,13 @@ async fn respond(shared: &Arc<Shared>, node: NodeId, recv: &mut RecvStream) -> R
         shared.report(node, &Fault::JunkSync(error.to_string()));
         RESET_MALFORMED
     })?;
+    let turn = match request {
+        SyncRequest::Compare { .. } => shared.sync_server.comparing.acquire().await.ok(),
+        SyncRequest::Logs { .. } | SyncRequest::Have { .. } => None,
+    };
     let task = Arc::clone(shared);
     let response = tokio::task::spawn_blocking(move || response(&task, &request)).await;
+    drop(turn);
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(peer = %node, %error, "sync request not answered");
         RESET_FAILED
@@ -115,37 +122,33 @@ async fn respond(shared: &Arc<Shared>, node: NodeId, recv: &mut RecvStream) -> R
 }
 
 fn response(shared: &Shared, request: &SyncRequest) -> Result<SyncResponse, RecordsError> {
-    match *request {
-        SyncRequest::Heads { network, .. } if network != shared.network => {
-            Ok(SyncResponse::Heads { entries: vec![], more: false })
+    match request {
+        SyncRequest::Compare { network, .. } if *network != shared.network => {
+            Ok(SyncResponse::Compare { parts: vec![], heads: vec![], more: false, envelopes: vec![] })
         }
-        SyncRequest::Log { network, .. } if network != shared.network => {
-            Ok(SyncResponse::Log { envelopes: vec![], more: false })
+        SyncRequest::Logs { network, .. } if *network != shared.network => {
+            Ok(SyncResponse::Logs { envelopes: vec![], more: false })
         }
-        SyncRequest::Heads { network, after } => heads(&shared.records, network, after),
-        SyncRequest::Log { network, author, epoch, seq, max } => {
-            let max = (max as usize).min(MAX_LOG_RECORDS);
-            let records = shared.records.log(network, author, (epoch, seq), max + 1, MAX_LOG_BYTES)?;
-            let mut envelopes: Vec<_> = records.iter().map(|record| record.to_bytes()).collect();
-            let bytes: usize = envelopes.iter().map(Vec::len).sum();
-            let more = envelopes.len() > max || bytes > NEARLY_FULL_BYTES;
-            envelopes.truncate(max);
-            Ok(SyncResponse::Log { envelopes, more })
+        SyncRequest::Compare { .. } | SyncRequest::Logs { .. } => {
+            answer_records(&shared.records, &shared.heads, request)
         }
-        SyncRequest::Have { hash } => Ok(SyncResponse::Have(have(shared, hash))),
+        SyncRequest::Have { hash } => Ok(SyncResponse::Have(have(shared, *hash))),
     }
 }
 
-fn heads(
+/// Answers what is about records of the network that `heads` are of. Blocks.
+pub(super) fn answer_records(
     records: &Records,
-    network: NetworkId,
-    after: Option<mhc_protocol::AuthorId>,
+    heads: &HeadCache,
+    request: &SyncRequest,
 ) -> Result<SyncResponse, RecordsError> {
-    let mut heads = records.heads(network, after, MAX_HEADS + 1)?;
-    let more = heads.len() > MAX_HEADS;
-    heads.truncate(MAX_HEADS);
-    let entries = heads.into_iter().map(|h| Head { author: h.author, epoch: h.epoch, seq: h.seq, id: h.id });
-    Ok(SyncResponse::Heads { entries: entries.collect(), more })
+    match request {
+        SyncRequest::Compare { network, salt, parts, push_bytes } => {
+            compare(&heads.get()?, &Reader { records, network: *network }, *salt, parts, *push_bytes)
+        }
+        SyncRequest::Logs { network, wants } => logs(&Reader { records, network: *network }, wants),
+        SyncRequest::Have { .. } => Ok(SyncResponse::Have(Have::Absent)),
+    }
 }
 
 fn have(shared: &Shared, hash: BlobHash) -> Have {

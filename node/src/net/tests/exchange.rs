@@ -58,6 +58,25 @@ async fn a_late_joiner_gets_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_peers_dont_send_the_same_logs() {
+    let (a, c) = (Node::start(1).await, Node::start(3).await);
+    for seed in 50..90 {
+        let log = chain(seed, 100);
+        a.records.append(log.clone()).await.unwrap();
+        c.records.append(log).await.unwrap();
+    }
+    let b = Node::start(2).await;
+    b.net.add_peer(a.net.ticket()).await.unwrap();
+    b.net.add_peer(c.net.ticket()).await.unwrap();
+    until("all records are there", || b.records.count().unwrap() == 4000).await;
+    let counted = |outcome| b.net.metrics().sync_records.get_or_create(&Outcomes { outcome }).get();
+    assert_eq!(counted("appended"), 4000);
+    // The one page that came with the heads may have been under way while the other peer was asked for the same logs.
+    let page = mhc_protocol::wire::MAX_LOG_RECORDS as u64;
+    assert!(counted("duplicate") <= page, "{} twice", counted("duplicate"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_is_filled_as_soon_as_it_is_seen() {
     let (a, b) = (Node::start(1).await, Node::start(2).await);
     b.join(&a).await;

@@ -5,7 +5,7 @@ use iroh::{Endpoint, SecretKey as IrohKey, endpoint::presets};
 use libp2p::{Swarm, gossipsub, swarm::SwarmEvent};
 use mhc_protocol::{
     Timestamp,
-    wire::{Haves, SyncRequest},
+    wire::{Bound, Content, Haves, Part, SyncRequest},
 };
 
 use super::*;
@@ -174,7 +174,8 @@ async fn junk_in_sync_is_scored_down_on_both_sides() {
     until("scored down", || faults(&a, "junk_sync") == 1).await;
     // A good request is answered all the same.
     let (mut send, mut recv) = conn.open_bi().await.unwrap();
-    let request = SyncRequest::Heads { network: network(), after: None };
+    let parts = vec![Part { upper: Bound::end(), content: Content::Listed(vec![]) }];
+    let request = SyncRequest::Compare { network: network(), salt: 1, parts, push_bytes: 0 };
     send.write_all(&request.encode().unwrap()).await.unwrap();
     send.finish().unwrap();
     assert!(recv.read_to_end(1024).await.is_ok());
@@ -184,7 +185,7 @@ async fn junk_in_sync_is_scored_down_on_both_sides() {
     let serve = async {
         let conn = endpoint.accept().await.unwrap().await.unwrap();
         while let Ok((mut send, mut recv)) = conn.accept_bi().await {
-            recv.read_to_end(1024).await.unwrap();
+            recv.read_to_end(1 << 18).await.unwrap();
             let _ = send.write_all(&[0x81; 5000]).await;
             let _ = send.finish();
         }
