@@ -32,6 +32,8 @@ pub(crate) struct Node {
     /// Its sessions, by number: with whom, and the state.
     sessions: HashMap<u64, (usize, Client)>,
     stuck: RefCell<HashSet<(AuthorId, RecordId, Option<RecordId>)>>,
+    /// Gossip it has heard, as gossipsub remembers it.
+    heard: HashSet<blake3::Hash>,
 }
 
 /// What a node wants done.
@@ -62,6 +64,7 @@ impl Node {
             skew_ms: 0,
             sessions: HashMap::new(),
             stuck: RefCell::default(),
+            heard: HashSet::new(),
         };
         node.start(dir);
         node
@@ -81,6 +84,7 @@ impl Node {
         self.records = None;
         self.sessions.clear();
         self.stuck.get_mut().clear();
+        self.heard.clear();
     }
 
     pub(crate) fn clock(&self, at_ms: u64) -> Timestamp {
@@ -99,8 +103,11 @@ impl Node {
     }
 
     /// Takes gossip; returns whether to pass it on, whether something before it is missing, and whether it governs.
-    pub(crate) fn gossip(&self, network: NetworkId, bytes: &[u8], at: Timestamp) -> (bool, bool, bool) {
+    pub(crate) fn gossip(&mut self, network: NetworkId, bytes: &[u8], at: Timestamp) -> (bool, bool, bool) {
         let Some(records) = &self.records else { return (false, false, false) };
+        if !self.heard.insert(blake3::hash(bytes)) {
+            return (false, false, false);
+        }
         let Ok(record) = Record::verify(bytes, at) else { return (false, false, false) };
         if record.header().network != network {
             return (false, false, false);
@@ -127,7 +134,9 @@ impl Node {
     /// Begins a session.
     pub(crate) fn pull(&mut self, network: NetworkId, session: u64, peer: usize, salt: u64) -> Option<Vec<u8>> {
         let heads = heads(self.records.as_ref()?, network);
-        let push_bytes = u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX);
+        // As the real node: logs that are left alone would be pushed again and again.
+        let is_alone = self.sessions.is_empty() && self.stuck.get_mut().is_empty();
+        let push_bytes = if is_alone { u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX) } else { 0 };
         let (client, request) = Client::start(network, heads, salt, push_bytes, Start::Wide);
         self.sessions.insert(session, (peer, client));
         request.encode().ok()
