@@ -7,7 +7,6 @@ use super::BundleError;
 /// Longest name of a media file without its extension, in characters and in bytes.
 const MAX_STEM_CHARS: usize = 80;
 const MAX_STEM_BYTES: usize = 180;
-const MAX_EXTENSION_BYTES: usize = 8;
 /// Names that DOS and Windows keep for devices, whatever the extension.
 const DEVICES: [&str; 4] = ["CON", "PRN", "AUX", "NUL"];
 /// The same with a digit behind them.
@@ -39,24 +38,42 @@ pub fn segment_name(number: u32) -> String {
     format!("SEG{number:05}.MHS")
 }
 
-/// The end of a file name, if it is harmless: 1 to 8 of `a-z 0-9`.
-pub fn extension_of(name: &str) -> Option<String> {
-    let (stem, extension) = name.rsplit_once('.')?;
-    let harmless = (1..=MAX_EXTENSION_BYTES).contains(&extension.len())
-        && extension.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    (harmless && !stem.is_empty()).then(|| extension.to_ascii_lowercase())
-}
-
-/// A file name that says `title` and can be written to any file system: no characters that FAT or a shell trips over,
-/// no folders, no hidden file, no device, and none that `is_taken` in any case.
-pub fn media_name(title: &str, extension: &str, is_taken: impl Fn(&str) -> bool) -> String {
-    let extension = extension_of(&format!("x.{extension}")).unwrap_or_else(|| "bin".into());
+/// A file name that says `title`, ends as the media type asks, and can be written to any file system: no characters
+/// that FAT or a shell trips over, no folders, no hidden file, no device, and none that `is_taken` in any case. None
+/// when it isn't media that a player opens: whoever published it chose its name, which mustn't make a program of it.
+pub fn media_name(title: &str, content_type: &str, is_taken: impl Fn(&str) -> bool) -> Option<String> {
+    let extension = extension(content_type)?;
     let stem = safe_stem(title);
     let named = |count: u32| match count {
         1 => format!("{stem}.{extension}"),
         count => format!("{stem} ({count}).{extension}"),
     };
-    (1..u32::MAX).map(named).find(|name| !is_taken(name)).unwrap_or_else(|| named(u32::MAX))
+    (1..u32::MAX).map(named).find(|name| !is_taken(name))
+}
+
+fn extension(content_type: &str) -> Option<&'static str> {
+    Some(match content_type {
+        "video/mp4" => "mp4",
+        "video/quicktime" => "mov",
+        "video/webm" => "webm",
+        "video/x-matroska" | "video/matroska" => "mkv",
+        "video/ogg" => "ogv",
+        "video/mpeg" => "mpg",
+        "video/x-msvideo" => "avi",
+        "audio/mpeg" => "mp3",
+        "audio/mp4" | "audio/m4a" | "audio/x-m4a" => "m4a",
+        "audio/aac" => "aac",
+        "audio/ogg" | "audio/opus" => "ogg",
+        "audio/flac" | "audio/x-flac" => "flac",
+        "audio/wav" | "audio/x-wav" | "audio/vnd.wave" => "wav",
+        "audio/aiff" | "audio/x-aiff" => "aiff",
+        "image/jpeg" => "jpg",
+        "image/png" => "png",
+        "image/gif" => "gif",
+        "image/webp" => "webp",
+        "image/avif" => "avif",
+        _ => return None,
+    })
 }
 
 fn safe_stem(title: &str) -> String {
@@ -114,59 +131,49 @@ mod tests {
     #[test]
     fn titles_become_names_that_do_no_harm() {
         let long = "x".repeat(300);
+        let cut = "x".repeat(80);
         let cases = [
-            ("A film", "mp4", "A film.mp4"),
-            ("../../etc/passwd", "mp4", "_.._etc_passwd.mp4"),
-            ("..", "mp4", "Untitled.mp4"),
-            ("", "mp4", "Untitled.mp4"),
-            (" \t\n ", "mp4", "Untitled.mp4"),
-            (".hidden", "mp4", "hidden.mp4"),
-            ("-rf", "mp4", "rf.mp4"),
-            ("C:\\film", "mp4", "C__film.mp4"),
-            ("what? \"it\" <is> a|b*", "mp4", "what_ _it_ _is_ a_b_.mp4"),
-            ("ends with dots...", "mp4", "ends with dots.mp4"),
-            ("nul", "mp4", "_nul.mp4"),
-            ("Con.fused", "mp4", "_Con.fused.mp4"),
-            ("COM1", "mp4", "_COM1.mp4"),
-            ("Company", "mp4", "Company.mp4"),
-            ("COM", "mp4", "COM.mp4"),
-            ("\u{202e}4pm.exe\u{0}", "mp4", "4pm.exe.mp4"),
-            ("Füße und 映画", "MP4", "Füße und 映画.mp4"),
-            (&long, "mp4", &format!("{}.mp4", "x".repeat(80))),
-            ("A film", "", "A film.bin"),
-            ("A film", "m/p", "A film.bin"),
-            ("A film", "..", "A film.bin"),
+            ("A film", "A film"),
+            ("../../etc/passwd", "_.._etc_passwd"),
+            ("..", "Untitled"),
+            ("", "Untitled"),
+            (" \t\n ", "Untitled"),
+            (".hidden", "hidden"),
+            ("-rf", "rf"),
+            ("C:\\film", "C__film"),
+            ("what? \"it\" <is> a|b*", "what_ _it_ _is_ a_b_"),
+            ("ends with dots...", "ends with dots"),
+            ("nul", "_nul"),
+            ("Con.fused", "_Con.fused"),
+            ("COM1", "_COM1"),
+            ("Company", "Company"),
+            ("COM", "COM"),
+            ("\u{202e}4pm.exe\u{0}", "4pm.exe"),
+            ("Füße und 映画", "Füße und 映画"),
+            (long.as_str(), cut.as_str()),
         ];
-        for (title, extension, name) in cases {
-            assert_eq!(media_name(title, extension, |_| false), name, "{title:?}");
+        for (title, stem) in cases {
+            let name = media_name(title, "video/mp4", |_| false);
+            assert_eq!(name, Some(format!("{stem}.mp4")), "{title:?}");
         }
-        assert!(media_name(&"映".repeat(300), "mp4", |_| false).len() <= MAX_STEM_BYTES + 4);
+        let wide = media_name(&"映".repeat(300), "video/mp4", |_| false).unwrap();
+        assert!(wide.len() <= MAX_STEM_BYTES + 4, "{wide}");
     }
 
     #[test]
     fn names_are_given_once() {
         let mut taken = HashSet::new();
-        for expected in ["A.mp4", "A (2).mp4", "A (3).mp4"] {
-            let name = media_name("A", "mp4", |name| taken.contains(name));
+        for expected in ["A.png", "A (2).png", "A (3).png"] {
+            let name = media_name("A", "image/png", |name| taken.contains(name)).unwrap();
             assert_eq!(name, expected);
             taken.insert(name);
         }
     }
 
     #[test]
-    fn only_plain_extensions_are_kept() {
-        let cases = [
-            ("film.mp4", Some("mp4")),
-            ("film.tar.GZ", Some("gz")),
-            ("film", None),
-            (".mp4", None),
-            ("film.", None),
-            ("film.m p", None),
-            ("film.é", None),
-            ("film.toolongone", None),
-        ];
-        for (name, extension) in cases {
-            assert_eq!(extension_of(name).as_deref(), extension, "{name}");
+    fn only_media_get_a_name() {
+        for other in ["application/x-msdownload", "text/html", "image/svg+xml", "video/x-unheard-of", "", "mp4"] {
+            assert_eq!(media_name("A", other, |_| false), None, "{other}");
         }
     }
 }

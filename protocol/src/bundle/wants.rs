@@ -7,7 +7,7 @@ use serde_bytes::{ByteArray, ByteBuf};
 
 use super::{BundleError, DAY_MS, GROUP_BYTES, at_most, rule};
 use crate::{
-    AuthorId, BlobHash, NetworkId, RecordId, Timestamp, cbor, manifest::MAX_BLOB_BYTES, record::MAX_SEQ, wire::Head,
+    AuthorId, BlobHash, NetworkId, RecordId, SecretKey, Timestamp, cbor, manifest::MAX_BLOB_BYTES, record::MAX_SEQ, wire::Head,
 };
 
 /// The version of the want-list.
@@ -21,6 +21,8 @@ pub const MAX_LACKS: usize = 1 << 16;
 /// Most missing ranges of one blob.
 pub const MAX_LACK_RANGES: usize = 1024;
 
+const MARK_CONTEXT: &str = "mhc 2026 bundle want-list mark v1";
+
 /// What a node has of the logs, and what it lacks of blobs. It isn't signed and names no node: whoever changes it can
 /// only make the next bundle larger or smaller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct WantList {
     pub network: NetworkId,
     /// The day it was made, as the start of that day.
     pub made: Timestamp,
+    /// By this its writer knows it again ([`WantList::mark_of`]), and nobody else learns anything from it.
+    pub mark: [u8; 32],
     /// The ends of its logs, ascending by author. A log that isn't here is missing.
     pub heads: Vec<Head>,
     /// What is missing of blobs whose manifests are in those logs; all else of them is there.
@@ -54,11 +58,23 @@ struct Wire {
     v: u8,
     network: NetworkId,
     made: Timestamp,
+    mark: ByteArray<32>,
     heads: Vec<(AuthorId, u64, u64, RecordId)>,
     lacks: Vec<(BlobHash, Vec<(u64, u64)>)>,
 }
 
 impl WantList {
+    /// The mark of a want-list that the node with this key makes on the day `made`.
+    pub fn mark_of(key: &SecretKey, network: NetworkId, made: Timestamp) -> [u8; 32] {
+        let made = made.as_millis().to_le_bytes();
+        blake3::derive_key(MARK_CONTEXT, &[&key.seed()[..], network.as_bytes(), &made].concat())
+    }
+
+    /// Whether the node with this key made it.
+    pub fn is_of(&self, key: &SecretKey) -> bool {
+        self.mark == Self::mark_of(key, self.network, self.made)
+    }
+
     /// The bytes of the file.
     pub fn encode(&self) -> Result<Vec<u8>, BundleError> {
         self.check()?;
@@ -66,6 +82,7 @@ impl WantList {
             v: WANTS_VERSION,
             network: self.network,
             made: self.made,
+            mark: ByteArray::new(self.mark),
             heads: self.heads.iter().map(|head| (head.author, head.epoch, head.seq, head.id)).collect(),
             lacks: self.lacks.iter().map(Lack::to_wire).collect(),
         };
@@ -92,6 +109,7 @@ impl WantList {
         let list = Self {
             network: wire.network,
             made: wire.made,
+            mark: wire.mark.into_array(),
             heads: wire.heads.into_iter().map(head).collect(),
             lacks: wire.lacks.into_iter().map(lack).collect(),
         };
@@ -140,6 +158,7 @@ mod tests {
         WantList {
             network: NetworkId::from_bytes([9; 32]),
             made: Timestamp(20_000 * DAY_MS),
+            mark: [7; 32],
             heads: vec![head(1), head(2)],
             lacks: vec![
                 Lack { hash: BlobHash::of(b"all of it"), groups: vec![] },
@@ -151,6 +170,14 @@ mod tests {
     #[test]
     fn round_trips() {
         assert_eq!(WantList::decode(&list().encode().unwrap()), Ok(list()));
+    }
+
+    #[test]
+    fn only_its_writer_knows_it_again() {
+        let [writer, other] = [1, 2].map(|seed| SecretKey::from_seed(&[seed; 32]));
+        let mark = WantList::mark_of(&writer, list().network, list().made);
+        let list = WantList { mark, ..list() };
+        assert!(list.is_of(&writer) && !list.is_of(&other));
     }
 
     #[test]
@@ -173,9 +200,10 @@ mod tests {
             let mut bad = list();
             change(&mut bad);
             assert!(bad.encode().is_err(), "{name}");
-            let WantList { network, made, heads, lacks } = bad;
+            let WantList { network, made, mark, heads, lacks } = bad;
             let heads = heads.iter().map(|head| (head.author, head.epoch, head.seq, head.id)).collect();
-            let wire = Wire { v: 1, network, made, heads, lacks: lacks.iter().map(Lack::to_wire).collect() };
+            let (mark, lacks) = (ByteArray::new(mark), lacks.iter().map(Lack::to_wire).collect());
+            let wire = Wire { v: 1, network, made, mark, heads, lacks };
             let map = cbor::encode(&wire).unwrap();
             let hash = ByteArray::new(*blake3::hash(&map).as_bytes());
             let forged = cbor::encode(&Envelope(ByteBuf::from(map), hash)).unwrap();
