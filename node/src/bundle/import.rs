@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use bao_tree::io::BaoContentItem;
 use mhc_platform::catalog;
 use mhc_protocol::{
     BlobHash, Timestamp,
@@ -15,7 +16,7 @@ use mhc_protocol::{
 };
 use mhc_storage::{
     blob::{BlobError, Held, PartialBlob},
-    record::Outcome,
+    record::{Outcome, Refusal},
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -235,7 +236,7 @@ impl<'a> Import<'a> {
             match outcome {
                 Outcome::Appended | Outcome::Forked => (counts.new, round.new) = (counts.new + 1, round.new + 1),
                 Outcome::Duplicate => counts.known += u64::from(first),
-                Outcome::Pending | Outcome::Refused(mhc_storage::record::Refusal::PendingFull) => round.waiting += 1,
+                Outcome::Pending | Outcome::Refused(Refusal::PendingFull) => round.waiting += 1,
                 Outcome::Refused(_) => counts.refused += u64::from(first),
             }
         }
@@ -302,12 +303,12 @@ impl<'a> Import<'a> {
             let partial = self.partial(hash, &span)?;
             partial.write_blocking(&items)?;
             let leaves = items.iter().map(|item| match item {
-                bao_tree::io::BaoContentItem::Leaf(leaf) => leaf.data.len() as u64,
-                bao_tree::io::BaoContentItem::Parent(_) => 0,
+                BaoContentItem::Leaf(leaf) => leaf.data.len() as u64,
+                BaoContentItem::Parent(_) => 0,
             });
             self.imported.blobs.new_bytes += leaves.sum::<u64>();
         }
-        Ok(checked?)
+        checked.map_err(Failed::from)
     }
 
     /// The handle to write with; its blob isn't evicted before this import is over.

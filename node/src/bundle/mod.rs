@@ -42,6 +42,8 @@ pub(crate) use http::routes;
 
 /// How often whoever listens is told how far a job is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
+/// How long a job that was told to end is waited for.
+const END_WAIT: Duration = Duration::from_secs(2);
 /// Events that wait for a slow listener.
 const MAX_EVENTS: usize = 32;
 
@@ -109,11 +111,19 @@ impl Bundles {
         Ok(receiver)
     }
 
-    /// Ends the running job; what it has done stays.
-    pub(crate) async fn shutdown(&self) {
+    /// Tells the running job to end; what it has done stays.
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+    }
+
+    /// Waits for the job that was told to end, but not for a slow stick: what is written after this finds its store
+    /// closed.
+    pub(crate) async fn shutdown(&self) {
+        self.stop();
+        if tokio::time::timeout(END_WAIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("a job on a bundle still waits for its stick");
+        }
     }
 }
 

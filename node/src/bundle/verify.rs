@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use mhc_protocol::{
-    BlobHash,
-    bundle::{Entry, Frame},
-};
+use mhc_protocol::bundle::{Entry, Frame};
 use serde::Serialize;
 
 use super::{
@@ -61,11 +58,11 @@ fn check(bundle: &Opened, found: &mut Found, reporter: &mut Reporter) -> Result<
                 hasher.update(&bytes);
                 check_entry(bundle, entry, &bytes)
             });
-            match checked {
+            match &checked {
                 Ok(Frame::Record { .. }) => found.records += 1,
                 Ok(Frame::Blob { .. }) => found.pieces += 1,
-                Err(Unusable::Entry(ref why)) => found.damages.entry(bundle.id, number, at, why.as_str()),
-                Err(Unusable::Segment(ref why)) => {
+                Err(Unusable::Entry(why)) => found.damages.entry(bundle.id, number, at, why.as_str()),
+                Err(Unusable::Segment(why)) => {
                     readable = false;
                     found.damages.entries_lost += 1;
                     found.damages.segment(bundle.id, number, why.as_str());
@@ -98,7 +95,7 @@ fn check_entry(bundle: &Opened, entry: &Entry, bytes: &bytes::Bytes) -> Result<F
         Frame::Record { .. } => match check_record(entry, &payload, bundle.index.network, None)? {
             CheckedRecord::Good(_) | CheckedRecord::NotNow(_) => {}
         },
-        Frame::Blob { hash, span } => check_blob(BlobHash::from_bytes(*hash.as_bytes()), span, &payload).1?,
+        Frame::Blob { hash, span } => check_blob(*hash, span, &payload).1?,
     }
     Ok(frame)
 }
