@@ -118,10 +118,11 @@ fn bundles() -> Result<Vec<Vec<u8>>> {
     let lacks = vec![lack(vec![0..16, 32..33]), lack(vec![])];
     let wants = WantList { network: key().network(), made, mark: [7; 32], heads: vec![head], lacks };
     let (index, wants) = (index.seal(&key())?, wants.encode()?);
-    // Both are a list of two byte strings, the first with a length of two bytes.
-    let inside = |file: &[u8]| file.get(4..).and_then(|rest| rest.get(..rest.len().saturating_sub(34))).map(<[u8]>::to_vec);
-    let insides = [inside(&index), inside(&wants)].into_iter().flatten();
-    Ok([index.clone(), wants.clone(), record.encode(), blob.encode(), b"0000001A".to_vec()].into_iter().chain(insides).collect())
+    // Both are a list of two byte strings; the second is the signature or the sum with two bytes before it.
+    let inside = |file: &[u8], behind: usize| file.get(4..file.len() - 2 - behind).unwrap_or_default().to_vec();
+    let insides = [inside(&index, 64), inside(&wants, 32)];
+    let whole = [index, wants, record.encode(), blob.encode(), b"0000001A".to_vec()];
+    Ok(whole.into_iter().chain(insides).collect())
 }
 
 fn write(dir: &Path, target: &str, seeds: Vec<Vec<u8>>) -> Result<()> {
