@@ -82,8 +82,7 @@ pub(super) fn run(
     let mut exported = Exported::default();
     let receiver = receiver(stores, &stick, request, &mut exported)?;
     let selection = select::select(stores, request, &receiver)?;
-    let numbers = (0..MAX_NUMBER).map(|number| select::bundle_id(stores, request, number));
-    let id = numbers.into_iter().find(|id| !stick.is_finished(*id));
+    let id = (0..MAX_NUMBER).map(|number| select::bundle_id(stores, request, number)).find(|id| !stick.is_finished(*id));
     let id = id.ok_or_else(|| JobError::Refused("there are too many bundles of this on the stick".into()))?;
     reporter.started()?;
     let (dir, was_there) = stick.make_bundle_dir(id)?;
