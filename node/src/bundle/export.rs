@@ -8,7 +8,7 @@ use std::{
 use mhc_platform::catalog::{self, Entry};
 use mhc_protocol::{
     AuthorId, BlobHash, RecordId, Timestamp,
-    bundle::{BundleId, Frame, MAX_WANTS_BYTES, Span, WantList},
+    bundle::{BundleId, Frame, MAX_ENTRIES, MAX_WANTS_BYTES, Span, WantList},
     manifest::BlobRef,
     record::VerifiedRecord,
 };
@@ -224,6 +224,10 @@ impl Export<'_> {
     fn blobs(&mut self, selection: &Selection) -> Result<bool, JobError> {
         let mut planned = Vec::new();
         for content in &selection.contents {
+            if planned.len() > MAX_ENTRIES {
+                // More than there is room for: the writer will say so.
+                break;
+            }
             let view = self.stores.records.view(catalog::NAME)?;
             let entry = catalog::entry(&view, *content)?;
             drop(view);
