@@ -284,7 +284,8 @@ impl std::str::FromStr for Since {
         const HOUR_MS: u64 = 3_600_000;
         let units = [('h', HOUR_MS), ('d', 24 * HOUR_MS), ('w', 7 * 24 * HOUR_MS)];
         for (unit, unit_ms) in units {
-            if let Some(count) = text.strip_suffix(unit).filter(|count| count.bytes().all(|byte| byte.is_ascii_digit())) {
+            if let Some(count) = text.strip_suffix(unit).filter(|count| count.bytes().all(|byte| byte.is_ascii_digit()))
+            {
                 let ms = count.parse::<u64>().ok().and_then(|count| count.checked_mul(unit_ms));
                 return ms.map(|ms| Self::Ago { ms }).ok_or(WRONG);
             }

@@ -98,13 +98,8 @@ fn bundles() -> Result<Vec<Vec<u8>>> {
     let made = Timestamp(20_000 * DAY_MS);
     let record = Frame::Record { id: RecordId::from_bytes([3; 32]), envelope_bytes: 500 };
     let blob = Frame::Blob { hash: BlobHash::of(b"film"), span: Span::new(50_000, 16_384, 32_768)? };
-    let entry = |kind, frame: &Frame, offset| Entry {
-        kind,
-        name: *frame.name(),
-        bytes: frame.bytes(),
-        segment: 0,
-        offset,
-    };
+    let entry =
+        |kind, frame: &Frame, offset| Entry { kind, name: *frame.name(), bytes: frame.bytes(), segment: 0, offset };
     let index = Index {
         network: key().network(),
         node: key().node(),

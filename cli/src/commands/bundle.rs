@@ -236,7 +236,9 @@ mod tests {
         let bar = ProgressBar::hidden();
         let done = take(&bar, json!({ "event": "done", "report": { "damaged": 0 } }));
         assert_eq!(done.unwrap(), Some(json!({ "damaged": 0 })));
-        for event in [json!({ "event": "started" }), json!({ "event": "progress" }), json!({ "event": "new" }), json!([])] {
+        for event in
+            [json!({ "event": "started" }), json!({ "event": "progress" }), json!({ "event": "new" }), json!([])]
+        {
             assert!(take(&bar, event.clone()).unwrap().is_none(), "{event}");
         }
         let failed = take(&bar, json!({ "event": "failed", "code": "storage_full", "detail": "no room" }));

@@ -203,12 +203,36 @@ fn cases() -> Vec<Case> {
     vec![
         case("nothing wrong", |_| Ok(()), 0, 3, ""),
         // Three records, then the three blobs, newest first.
-        case("a bit in a blob", |s| spoil(&segment(s)?, index(s)?.entries[4].offset + 5000, 1), 7, 2, "aren't the blob's"),
-        case("a bit in an entry's head", |s| spoil(&segment(s)?, index(s)?.entries[4].offset + 1, 1), 7, 2, "not an entry"),
-        case("a giant length in an entry's head", |s| spoil(&segment(s)?, index(s)?.entries[4].offset + 47, 1), 7, 2, "length"),
+        case(
+            "a bit in a blob",
+            |s| spoil(&segment(s)?, index(s)?.entries[4].offset + 5000, 1),
+            7,
+            2,
+            "aren't the blob's",
+        ),
+        case(
+            "a bit in an entry's head",
+            |s| spoil(&segment(s)?, index(s)?.entries[4].offset + 1, 1),
+            7,
+            2,
+            "not an entry",
+        ),
+        case(
+            "a giant length in an entry's head",
+            |s| spoil(&segment(s)?, index(s)?.entries[4].offset + 47, 1),
+            7,
+            2,
+            "length",
+        ),
         case("a giant size of a blob", |s| spoil(&segment(s)?, index(s)?.entries[4].offset + 54, 2), 7, 2, "16 TiB"),
         // Without the second record the third one waits, and what they name isn't known.
-        case("a forged record", |s| spoil(&segment(s)?, index(s)?.entries[1].offset + 200, 1), 7, 1, "record that isn't valid"),
+        case(
+            "a forged record",
+            |s| spoil(&segment(s)?, index(s)?.entries[1].offset + 200, 1),
+            7,
+            1,
+            "record that isn't valid",
+        ),
         case("a bit in the index", |s| spoil(&folder(s)?.join("INDEX.CBR"), 100, 1), 7, 0, "COMMIT"),
         case(
             "a bit in the index, and a mark to match",
@@ -217,11 +241,29 @@ fn cases() -> Vec<Case> {
             0,
             "INDEX.CBR",
         ),
-        case("an index of giant length", |s| Ok(fs::File::create(folder(s)?.join("INDEX.CBR"))?.set_len(1 << 40)?), 7, 0, "INDEX.CBR"),
+        case(
+            "an index of giant length",
+            |s| Ok(fs::File::create(folder(s)?.join("INDEX.CBR"))?.set_len(1 << 40)?),
+            7,
+            0,
+            "INDEX.CBR",
+        ),
         case("no index", |s| Ok(fs::remove_file(folder(s)?.join("INDEX.CBR"))?), 7, 0, "INDEX.CBR"),
         case("no mark", |s| Ok(fs::remove_file(folder(s)?.join("COMMIT"))?), 7, 0, "COMMIT is missing"),
-        case("a mark of giant length", |s| Ok(fs::File::create(folder(s)?.join("COMMIT"))?.set_len(1 << 40)?), 7, 0, "COMMIT"),
-        case("a segment under another name", |s| Ok(fs::rename(segment(s)?, folder(s)?.join("SEG00001.MHS"))?), 7, 0, "is missing"),
+        case(
+            "a mark of giant length",
+            |s| Ok(fs::File::create(folder(s)?.join("COMMIT"))?.set_len(1 << 40)?),
+            7,
+            0,
+            "COMMIT",
+        ),
+        case(
+            "a segment under another name",
+            |s| Ok(fs::rename(segment(s)?, folder(s)?.join("SEG00001.MHS"))?),
+            7,
+            0,
+            "is missing",
+        ),
         case("no segment", |s| Ok(fs::remove_file(segment(s)?)?), 7, 0, "is missing"),
         case(
             "a segment that is cut",
@@ -256,7 +298,13 @@ fn cases() -> Vec<Case> {
             3,
             "",
         ),
-        case("a bundle's folder that leads elsewhere", |s| Ok(symlink("/etc", s.join("MHC/0000000A"))?), 7, 3, "COMMIT is missing"),
+        case(
+            "a bundle's folder that leads elsewhere",
+            |s| Ok(symlink("/etc", s.join("MHC/0000000A"))?),
+            7,
+            3,
+            "COMMIT is missing",
+        ),
         case("an index that somebody else signed", |s| forge(s, |_| ()), 0, 3, ""),
         // Nobody asks for what the name says, so it isn't looked at.
         case("another name in the index", |s| forge(s, |index| index.entries[4].name = [7; 32]), 0, 2, ""),

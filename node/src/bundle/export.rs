@@ -82,7 +82,8 @@ pub(super) fn run(
     let mut exported = Exported::default();
     let receiver = receiver(stores, &stick, request, &mut exported)?;
     let selection = select::select(stores, request, &receiver)?;
-    let id = (0..MAX_NUMBER).map(|number| select::bundle_id(stores, request, number)).find(|id| !stick.is_finished(*id));
+    let id =
+        (0..MAX_NUMBER).map(|number| select::bundle_id(stores, request, number)).find(|id| !stick.is_finished(*id));
     let id = id.ok_or_else(|| JobError::Refused("there are too many bundles of this on the stick".into()))?;
     reporter.started()?;
     let (dir, was_there) = stick.make_bundle_dir(id)?;
@@ -259,12 +260,7 @@ impl Export<'_> {
     }
 
     /// What to send of a content's blobs.
-    fn plan(
-        &mut self,
-        content: RecordId,
-        entry: &Entry,
-        planned: &mut Vec<(BlobHash, Span)>,
-    ) -> Result<(), JobError> {
+    fn plan(&mut self, content: RecordId, entry: &Entry, planned: &mut Vec<(BlobHash, Span)>) -> Result<(), JobError> {
         let Some(record) = self.stores.records.get(content)? else { return Ok(()) };
         let position = (record.header().epoch, record.header().seq);
         for BlobRef { hash, .. } in std::iter::once(&entry.manifest.original).chain(&entry.manifest.thumbnails) {

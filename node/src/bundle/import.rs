@@ -203,12 +203,7 @@ impl<'a> Import<'a> {
         Ok(round)
     }
 
-    fn read_record(
-        &self,
-        bundle: &Opened,
-        reader: &mut Reader<'_>,
-        entry: &Entry,
-    ) -> Result<CheckedRecord, Unusable> {
+    fn read_record(&self, bundle: &Opened, reader: &mut Reader<'_>, entry: &Entry) -> Result<CheckedRecord, Unusable> {
         let frame = reader.head(entry)?;
         let envelope = reader.payload(entry, &frame)?;
         check_record(entry, &envelope, bundle.index.network, Some(self.now))
@@ -313,7 +308,8 @@ impl<'a> Import<'a> {
 
     /// The handle to write with; its blob isn't evicted before this import is over.
     fn partial(&mut self, hash: BlobHash, span: &Span) -> Result<PartialBlob, BlobError> {
-        if let Some(open) = self.open.as_ref().filter(|open| open.hash() == hash && open.size_bytes() == span.size_bytes)
+        if let Some(open) =
+            self.open.as_ref().filter(|open| open.hash() == hash && open.size_bytes() == span.size_bytes)
         {
             return Ok(open.clone());
         }

@@ -243,8 +243,17 @@ mod tests {
             assert!(is_ours(ours), "{ours}");
         }
         let others = [
-            "SEG0000.MHS", "SEG16384.MHS", "SEG00000.MHS.bak", "SEG000000.MHS", "SEG+0000.MHS", "seg00000.mhs",
-            "film.mp4", "film.TMP", "", "..", "COMMIT.bak",
+            "SEG0000.MHS",
+            "SEG16384.MHS",
+            "SEG00000.MHS.bak",
+            "SEG000000.MHS",
+            "SEG+0000.MHS",
+            "seg00000.mhs",
+            "film.mp4",
+            "film.TMP",
+            "",
+            "..",
+            "COMMIT.bak",
         ];
         for other in others {
             assert!(!is_ours(other), "{other}");

@@ -1,11 +1,6 @@
 //! Copies beside the bundle that any player can open, for people who have no node.
 
-use std::{
-    collections::HashSet,
-    fs::File,
-    io,
-    path::Path,
-};
+use std::{collections::HashSet, fs::File, io, path::Path};
 
 use futures::StreamExt;
 use mhc_platform::catalog;

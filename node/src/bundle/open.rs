@@ -13,8 +13,8 @@ use bytes::Bytes;
 use mhc_protocol::{
     BlobHash, NetworkId, Timestamp,
     bundle::{
-        BLOB_HEAD_BYTES, BundleId, COMMIT_BYTES, COMMIT_FILE, Entry, EntryKind, Frame, INDEX_FILE, Index, MAX_INDEX_BYTES,
-        Span, is_committed, segment_name,
+        BLOB_HEAD_BYTES, BundleId, COMMIT_BYTES, COMMIT_FILE, Entry, EntryKind, Frame, INDEX_FILE, Index,
+        MAX_INDEX_BYTES, Span, is_committed, segment_name,
     },
     record::{Record, RecordError, VerifiedRecord},
 };

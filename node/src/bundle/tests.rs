@@ -104,9 +104,8 @@ impl Node {
     ) -> Result<Value, JobError> {
         let (events, mut heard) = mpsc::channel(64);
         let stores = self.stores.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            job(&stores, &mut Reporter::new(events, CancellationToken::new()))
-        });
+        let done =
+            tokio::task::spawn_blocking(move || job(&stores, &mut Reporter::new(events, CancellationToken::new())));
         while heard.recv().await.is_some() {}
         Ok(serde_json::to_value(done.await.unwrap()?).unwrap())
     }
@@ -175,7 +174,11 @@ async fn what_one_node_exports_another_has_after_an_import() {
     assert!(!b.knows(published[0].0), "verifying changes nothing");
 
     let imported = b.import(stick.path()).await;
-    assert_eq!((&imported["damaged"], &imported["records"]["new"], &imported["blobs"]["complete"]), (&0.into(), &3.into(), &3.into()), "{imported}");
+    assert_eq!(
+        (&imported["damaged"], &imported["records"]["new"], &imported["blobs"]["complete"]),
+        (&0.into(), &3.into(), &3.into()),
+        "{imported}"
+    );
     for ((content, hash), bytes) in published.iter().zip(&works) {
         assert!(b.knows(*content));
         assert!(b.bytes(*hash).await.unwrap() == *bytes);
@@ -195,7 +198,11 @@ async fn a_want_list_brings_only_what_is_missing() {
     b.import(stick.path()).await;
     let new = a.publish("New", &noise(2, MIB)).await;
     let second = a.export_all(stick.path()).await;
-    assert_eq!((&second["by_wants"], &second["records"], &second["blobs"]), (&true.into(), &1.into(), &1.into()), "{second}");
+    assert_eq!(
+        (&second["by_wants"], &second["records"], &second["blobs"]),
+        (&true.into(), &1.into(), &1.into()),
+        "{second}"
+    );
     assert!(second["bytes"].as_u64().unwrap() < 2 * MIB as u64, "{second}");
     b.import(stick.path()).await;
     assert!(b.bytes(old.1).await.is_some() && b.bytes(new.1).await.is_some());
@@ -262,8 +269,11 @@ async fn parts_of_a_blob_travel_and_the_rest_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_comes_first_and_the_bound_holds() {
     let (a, b, stick) = (Node::new(1), Node::new(2), stick());
-    let [old, middle, new] =
-        [a.publish("1", &noise(1, MIB)).await, a.publish("2", &noise(2, MIB)).await, a.publish("3", &noise(3, MIB)).await];
+    let [old, middle, new] = [
+        a.publish("1", &noise(1, MIB)).await,
+        a.publish("2", &noise(2, MIB)).await,
+        a.publish("3", &noise(3, MIB)).await,
+    ];
     let request = ExportRequest { max_bytes: Some(2 * MIB as u64 + 100_000), ..all(stick.path()) };
     let exported = a.export(request).await.unwrap();
     assert_eq!((&exported["cut"], &exported["records"], &exported["blobs"]), (&true.into(), &3.into(), &2.into()));
@@ -287,10 +297,35 @@ async fn channels_contents_and_days_choose_what_is_sent() {
     let path = || stick.path().to_owned();
     let cases = [
         ("everything", all(stick.path()), 3, vec![of_a[0].1, of_a[1].1, of_b.1]),
-        ("a channel", ExportRequest { path: path(), channels: vec![author_b], ..ExportRequest::default() }, 1, vec![of_b.1]),
-        ("a content, with its log", ExportRequest { path: path(), contents: vec![of_a[0].0], ..ExportRequest::default() }, 2, vec![of_a[0].1]),
-        ("from tomorrow on", ExportRequest { path: path(), channels: vec![author_a], since: future, ..ExportRequest::default() }, 2, vec![]),
-        ("both", ExportRequest { path: path(), channels: vec![author_b], contents: vec![of_a[1].0], ..ExportRequest::default() }, 3, vec![of_a[1].1, of_b.1]),
+        (
+            "a channel",
+            ExportRequest { path: path(), channels: vec![author_b], ..ExportRequest::default() },
+            1,
+            vec![of_b.1],
+        ),
+        (
+            "a content, with its log",
+            ExportRequest { path: path(), contents: vec![of_a[0].0], ..ExportRequest::default() },
+            2,
+            vec![of_a[0].1],
+        ),
+        (
+            "from tomorrow on",
+            ExportRequest { path: path(), channels: vec![author_a], since: future, ..ExportRequest::default() },
+            2,
+            vec![],
+        ),
+        (
+            "both",
+            ExportRequest {
+                path: path(),
+                channels: vec![author_b],
+                contents: vec![of_a[1].0],
+                ..ExportRequest::default()
+            },
+            3,
+            vec![of_a[1].1, of_b.1],
+        ),
     ];
     for (name, request, records, blobs) in cases {
         let stick = self::stick();
@@ -355,7 +390,8 @@ async fn forged_entries_are_told_and_the_rest_is_taken() {
     assert_eq!(verified["damaged"], 4, "{verified}");
     let imported = b.import(stick.path()).await;
     assert_eq!((&imported["damaged"], &imported["entries_lost"]), (&4.into(), &4.into()), "{imported}");
-    let places: Vec<_> = imported["damages"].as_array().unwrap().iter().map(|one| one["entry"].as_u64().unwrap()).collect();
+    let places: Vec<_> =
+        imported["damages"].as_array().unwrap().iter().map(|one| one["entry"].as_u64().unwrap()).collect();
     assert_eq!(places, [0, 1, 2, 4], "{imported}");
     assert_eq!((&imported["records"]["new"], &imported["blobs"]["unknown"]), (&1.into(), &1.into()), "{imported}");
     assert_eq!(b.bytes(hash).await.unwrap(), b"good bytes");

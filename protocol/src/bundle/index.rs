@@ -97,7 +97,7 @@ impl Index {
             made: self.made,
             since: self.since,
             segments: self.segments.iter().map(|segment| (segment.bytes, ByteArray::new(segment.hash))).collect(),
-            entries: self.entries.iter().map(Entry::to_wire).collect(),
+            entries: self.entries.iter().copied().map(Entry::to_wire).collect(),
         };
         let map = cbor::encode(&wire)?;
         let signature = key.sign(&to_sign(&map));
@@ -170,7 +170,7 @@ impl Entry {
         }
     }
 
-    fn to_wire(&self) -> WireEntry {
+    fn to_wire(self) -> WireEntry {
         let kind = if self.kind == EntryKind::Record { 1 } else { 2 };
         (kind, ByteArray::new(self.name), self.bytes, self.segment, self.offset)
     }
@@ -228,7 +228,7 @@ mod tests {
     fn forge(change: impl FnOnce(&mut Wire)) -> Vec<u8> {
         let Index { network, node, made, since, segments, entries } = index();
         let segments = segments.iter().map(|segment| (segment.bytes, ByteArray::new(segment.hash))).collect();
-        let entries = entries.iter().map(Entry::to_wire).collect();
+        let entries = entries.into_iter().map(Entry::to_wire).collect();
         let mut wire = Wire { v: 1, network, node, made, since, segments, entries };
         change(&mut wire);
         let map = cbor::encode(&wire).unwrap();

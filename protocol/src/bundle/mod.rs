@@ -15,7 +15,7 @@ pub use self::{
     frame::{BLOB_HEAD_BYTES, Frame, MAX_BLOB_FRAME_BYTES, MAX_RECORD_FRAME_BYTES, RECORD_HEAD_BYTES, Span},
     index::{Entry, EntryKind, INDEX_VERSION, Index, Segment},
     names::{BundleId, media_name, segment_name},
-    wants::{Lack, MAX_LACKS, MAX_LACK_RANGES, MAX_WANT_HEADS, MAX_WANTS_BYTES, WANTS_VERSION, WantList},
+    wants::{Lack, MAX_LACK_RANGES, MAX_LACKS, MAX_WANT_HEADS, MAX_WANTS_BYTES, WANTS_VERSION, WantList},
 };
 
 use crate::cbor::CborError;

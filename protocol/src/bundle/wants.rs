@@ -7,7 +7,8 @@ use serde_bytes::{ByteArray, ByteBuf};
 
 use super::{BundleError, DAY_MS, GROUP_BYTES, at_most, rule};
 use crate::{
-    AuthorId, BlobHash, NetworkId, RecordId, SecretKey, Timestamp, cbor, manifest::MAX_BLOB_BYTES, record::MAX_SEQ, wire::Head,
+    AuthorId, BlobHash, NetworkId, RecordId, SecretKey, Timestamp, cbor, manifest::MAX_BLOB_BYTES, record::MAX_SEQ,
+    wire::Head,
 };
 
 /// The version of the want-list.
@@ -143,7 +144,8 @@ impl Lack {
 
     fn check(&self) -> Result<(), BundleError> {
         at_most("missing ranges", self.groups.len(), MAX_LACK_RANGES)?;
-        let inside = self.groups.iter().all(|range| range.start < range.end && range.end <= MAX_BLOB_BYTES / GROUP_BYTES);
+        let inside =
+            self.groups.iter().all(|range| range.start < range.end && range.end <= MAX_BLOB_BYTES / GROUP_BYTES);
         let apart = self.groups.windows(2).all(|pair| matches!(pair, [a, b] if a.end < b.start));
         rule(inside && apart, "missing ranges out of order or bounds")
     }
@@ -154,7 +156,8 @@ mod tests {
     use super::*;
 
     fn list() -> WantList {
-        let head = |n: u8| Head { author: AuthorId::from_bytes([n; 32]), epoch: 1, seq: 5, id: RecordId::from_bytes([n; 32]) };
+        let head =
+            |n: u8| Head { author: AuthorId::from_bytes([n; 32]), epoch: 1, seq: 5, id: RecordId::from_bytes([n; 32]) };
         WantList {
             network: NetworkId::from_bytes([9; 32]),
             made: Timestamp(20_000 * DAY_MS),
