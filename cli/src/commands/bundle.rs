@@ -116,7 +116,7 @@ fn take(bar: &ProgressBar, mut event: Value) -> Result<Option<Value>, Failure> {
 fn exported(report: &Value) -> String {
     let [records, blobs, bytes] = ["records", "blobs", "bytes"].map(|key| cell(key, &report[key]));
     let mut lines = match report["path"].as_str() {
-        Some(path) => vec![format!("wrote {}: {records} records, {blobs} blobs, {bytes}", plain(path))],
+        Some(path) => vec![format!("wrote {}: {records} record(s), {blobs} blob(s), {bytes}", plain(path))],
         None => vec![],
     };
     if report["by_wants"] == true {
@@ -129,10 +129,10 @@ fn exported(report: &Value) -> String {
         lines.push("not everything fits within --max-bytes: the oldest was left out".into());
     }
     if report["absent"].as_u64().unwrap_or(0) > 0 {
-        lines.push(format!("{} blobs aren't on this node", report["absent"]));
+        lines.push(format!("{} blob(s) aren't on this node", report["absent"]));
     }
     if report["media"].as_u64().unwrap_or(0) > 0 {
-        lines.push(format!("{} files for any player in MEDIA", report["media"]));
+        lines.push(format!("{} file(s) for any player in MEDIA", report["media"]));
     }
     lines.extend(notes(report));
     lines.join("\n")
@@ -150,11 +150,11 @@ fn imported(report: &Value) -> String {
         ),
     ];
     let rest = [
-        ("records", "waiting", "records wait for others"),
-        ("records", "refused", "records are against the rules of their log"),
-        ("records", "not_now", "records can't be taken now"),
-        ("blobs", "unknown", "blobs belong to nothing that is known here"),
-        ("blobs", "no_room", "blobs had no room"),
+        ("records", "waiting", "record(s) wait for others"),
+        ("records", "refused", "record(s) are against the rules of their log"),
+        ("records", "not_now", "record(s) can't be taken now"),
+        ("blobs", "unknown", "blob(s) belong to nothing that is known here"),
+        ("blobs", "no_room", "blob(s) had no room"),
     ];
     for (section, key, what) in rest {
         if report[section][key].as_u64().unwrap_or(0) > 0 {
@@ -176,7 +176,7 @@ fn verified(report: &Value) -> String {
         lines.push(format!("{name}  {bytes}, made by {node}{other}"));
     }
     let [records, pieces, bytes] = ["records", "pieces", "bytes"].map(|key| cell(key, &report[key]));
-    lines.push(format!("right: {records} records, {pieces} pieces of blobs, {bytes}"));
+    lines.push(format!("right: {records} record(s), {pieces} piece(s) of blobs, {bytes}"));
     lines.join("\n")
 }
 

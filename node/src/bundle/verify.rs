@@ -52,7 +52,7 @@ fn check(bundle: &Opened, found: &mut Found, reporter: &mut Reporter) -> Result<
     let mut entries = bundle.index.entries.iter().enumerate().peekable();
     for (number, segment) in (0_u32..).zip(&bundle.index.segments) {
         let length = reader.segment_bytes(number);
-        let (mut hasher, mut readable) = (blake3::Hasher::new(), true);
+        let (mut hasher, lost_before) = (blake3::Hasher::new(), found.damages.entries_lost);
         while let Some((at, entry)) = entries.next_if(|(_, entry)| entry.segment == number) {
             let checked = reader.whole(entry).and_then(|bytes| {
                 hasher.update(&bytes);
@@ -63,7 +63,6 @@ fn check(bundle: &Opened, found: &mut Found, reporter: &mut Reporter) -> Result<
                 Ok(Frame::Blob { .. }) => found.pieces += 1,
                 Err(Unusable::Entry(why)) => found.damages.entry(bundle.id, number, at, why.as_str()),
                 Err(Unusable::Segment(why)) => {
-                    readable = false;
                     found.damages.entries_lost += 1;
                     found.damages.segment(bundle.id, number, why.as_str());
                 }
@@ -78,7 +77,8 @@ fn check(bundle: &Opened, found: &mut Found, reporter: &mut Reporter) -> Result<
             Ok(length) if length < segment.bytes => {
                 found.damages.segment(bundle.id, number, format!("{} bytes are missing", segment.bytes - length));
             }
-            _ if readable && hasher.finalize().as_bytes() != &segment.hash => {
+            // Whatever is wrong with an entry is told already.
+            _ if found.damages.entries_lost == lost_before && hasher.finalize().as_bytes() != &segment.hash => {
                 found.damages.segment(bundle.id, number, "its checksum doesn't match");
             }
             _ => {}

@@ -242,11 +242,11 @@ mod tests {
         let cases: &[(&str, Change)] = &[
             ("a gap", |w| w.entries[1].4 = 600),
             ("an overlap", |w| w.entries[1].4 = 400),
-            ("the same bytes twice", |w| w.entries[3] = w.entries[2].clone()),
+            ("the same bytes twice", |w| w.entries[3] = w.entries[2]),
             ("a segment that isn't there", |w| w.entries[3].3 = 2),
             ("a segment left out", |w| w.entries.truncate(2)),
             ("a segment too many", |w| w.segments.push((10, ByteArray::new([0; 32])))),
-            ("an entry too many", |w| w.entries.push(w.entries[3].clone())),
+            ("an entry too many", |w| w.entries.push(w.entries[3])),
             ("more bytes than entries", |w| w.segments[1].0 = 3001),
             ("fewer bytes than entries", |w| w.segments[1].0 = 2999),
             ("an entry of all there is", |w| w.entries[0].2 = u64::MAX),
