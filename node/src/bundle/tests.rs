@@ -227,15 +227,19 @@ fn wants_job(stick: &Path) -> impl FnOnce(&Stores, &mut Reporter) -> Result<Stri
     move |stores, _| wants::write(stores, &Stick::open(&path)?, TODAY)
 }
 
-/// Puts a piece of a blob of `from` into `to`.
-async fn give(from: &Node, to: &Node, hash: BlobHash, span: Span) {
-    let mut encoder = from.stores.blobs.encoder(hash, &chunks_of(&span)).unwrap();
+async fn encoding(from: &Node, hash: BlobHash, span: &Span) -> Vec<u8> {
+    let mut encoder = from.stores.blobs.encoder(hash, &chunks_of(span)).unwrap();
     let mut encoding = Vec::new();
     while let Some(bytes) = encoder.next().await {
         encoding.extend_from_slice(&bytes.unwrap());
     }
     assert_eq!(encoding.len() as u64, span.encoded_bytes(), "{span:?}");
-    let (items, checked) = check_blob(hash, &span, &encoding.into());
+    encoding
+}
+
+/// Puts a piece of a blob of `from` into `to`.
+async fn give(from: &Node, to: &Node, hash: BlobHash, span: Span) {
+    let (items, checked) = check_blob(hash, &span, &encoding(from, hash, &span).await.into());
     checked.unwrap();
     to.stores.blobs.partial(hash, span.size_bytes).await.unwrap().write(items).await.unwrap();
 }
@@ -396,6 +400,39 @@ async fn forged_entries_are_told_and_the_rest_is_taken() {
     assert_eq!((&imported["records"]["new"], &imported["blobs"]["unknown"]), (&1.into(), &1.into()), "{imported}");
     assert_eq!(b.bytes(hash).await.unwrap(), b"good bytes");
     assert!(b.stores.blobs.status(BlobHash::of(b"nobody asked")).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_spans_segments_and_a_lost_one_costs_what_was_in_it() {
+    let (a, b, stick) = (Node::new(1), Node::new(2), stick());
+    let bytes = noise(1, 2 * MIB);
+    let (content, hash) = a.publish("Long", &bytes).await;
+    let record = a.stores.records.get(content).unwrap().unwrap().to_bytes();
+    let (dir, _) = Stick::open(stick.path()).unwrap().make_bundle_dir(BundleId(1)).unwrap();
+    let mut writer = BundleWriter::new(&dir, TODAY, u64::MAX);
+    writer.segment_bytes = 600_000;
+    let frame = Frame::Record { id: content, envelope_bytes: record.len() as u64 };
+    assert!(writer.add(&frame, &record).unwrap());
+    for start in (0..2 * MIB as u64).step_by(256 << 10) {
+        let span = Span::new(2 * MIB as u64, start, start + (256 << 10)).unwrap();
+        assert!(writer.add(&Frame::Blob { hash, span }, &encoding(&a, hash, &span).await).unwrap());
+    }
+    writer.finish(&a.stores.key, a.stores.network, None).unwrap();
+    let mut segments: Vec<_> = names(&dir).unwrap().into_iter().filter(|name| name.ends_with(".MHS")).collect();
+    segments.sort();
+    assert_eq!(segments, ["SEG00000.MHS", "SEG00001.MHS", "SEG00002.MHS", "SEG00003.MHS"]);
+    assert_eq!(b.verify(stick.path()).await["damaged"], 0);
+
+    let away = dir.join("SEG00002.MHS");
+    let lost = fs::read(&away).unwrap();
+    fs::remove_file(&away).unwrap();
+    let imported = b.import(stick.path()).await;
+    assert_eq!((&imported["damaged"], &imported["entries_lost"]), (&1.into(), &2.into()), "{imported}");
+    assert_eq!(b.local_bytes(hash), 2 * MIB as u64 - (512 << 10));
+    fs::write(&away, lost).unwrap();
+    let imported = b.import(stick.path()).await;
+    assert_eq!(imported["blobs"]["complete"], 1, "{imported}");
+    assert!(b.bytes(hash).await.unwrap() == bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

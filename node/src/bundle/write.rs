@@ -27,6 +27,8 @@ pub(super) struct BundleWriter {
     dir: PathBuf,
     day: Timestamp,
     left_bytes: u64,
+    /// Where a segment ends, at the latest.
+    pub(super) segment_bytes: u64,
     segments: Vec<Segment>,
     entries: Vec<Entry>,
     open: Option<Open>,
@@ -54,7 +56,16 @@ impl BundleWriter {
     /// Into `dir`, at most `max_bytes` of segments. `day` becomes the time of its files.
     pub(super) fn new(dir: &Path, day: Timestamp, max_bytes: u64) -> Self {
         let (segments, entries) = (vec![], vec![]);
-        Self { dir: dir.to_owned(), day, left_bytes: max_bytes, segments, entries, open: None, finished: false }
+        Self {
+            dir: dir.to_owned(),
+            day,
+            left_bytes: max_bytes,
+            segment_bytes: MAX_SEGMENT_BYTES,
+            segments,
+            entries,
+            open: None,
+            finished: false,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -70,7 +81,7 @@ impl BundleWriter {
         if bytes > self.left_bytes || self.entries.len() >= MAX_ENTRIES {
             return Ok(false);
         }
-        if self.open.as_ref().is_some_and(|open| open.bytes + bytes > MAX_SEGMENT_BYTES) {
+        if self.open.as_ref().is_some_and(|open| open.bytes + bytes > self.segment_bytes) {
             self.close_segment()?;
         }
         if self.open.is_none() && self.segments.len() >= MAX_SEGMENTS {
