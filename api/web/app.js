@@ -503,7 +503,7 @@ async function runBundle(event) {
     lines = bundleLines(action, report);
     if (report.damaged > 0) problem = `${plural(report.damaged, "problem", "problems")}: ${report.damages.slice(0, 5).map(damageText).join("; ")}`;
   } catch (error) {
-    problem = error.name === "AbortError" ? "Stopped. The same again goes on from here." : error.message;
+    problem = error.name === "AbortError" ? "Stopped. Start it again to go on." : error.message;
     if (error.status === 401) setToken(null);
   }
   bundleJob = null;
@@ -538,7 +538,7 @@ async function followBundle(action, body, signal) {
   let waiting = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) throw new Problem(0, "offline", "The node stopped answering. The same again goes on from here.");
+    if (done) throw new Problem(0, "offline", "The node stopped answering. Once it runs, start it again to go on.");
     const lines = (waiting + value).split("\n");
     waiting = lines.pop();
     for (const event of lines.map((line) => JSON.parse(line))) {

@@ -73,7 +73,10 @@ async fn job(client: &Client, name: &str, body: Value) -> Result<Value, Failure>
     let bar = progress::bytes(0, "starting");
     let (mut waiting, mut chunks) = (Vec::new(), response.bytes_stream());
     let broken = |why: String| {
-        Failure::new(Exit::Unavailable, format!("the node stopped answering{why}; the same command goes on from here"))
+        Failure::new(
+            Exit::Unavailable,
+            format!("the node stopped answering{why}; give the same command again once it runs"),
+        )
     };
     while let Some(chunk) = chunks.next().await {
         waiting.extend_from_slice(&chunk.map_err(|error| broken(format!(" ({})", causes(&error))))?);

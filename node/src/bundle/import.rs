@@ -6,7 +6,6 @@ use std::{
     path::Path,
 };
 
-use bao_tree::io::BaoContentItem;
 use mhc_platform::catalog;
 use mhc_protocol::{
     BlobHash, Timestamp,
@@ -61,7 +60,7 @@ struct RecordCounts {
 struct BlobCounts {
     /// Bytes of blobs that were stored.
     new_bytes: u64,
-    /// Bytes that were here already.
+    /// Bytes of entries that weren't read: what is in them was here already.
     known_bytes: u64,
     /// Blobs of the bundle that are all here now.
     complete: u64,
@@ -296,14 +295,15 @@ impl<'a> Import<'a> {
         // What came before a wrong byte is true, if only the size is: that is proven by the piece's end.
         if checked.is_ok() || proven.is_some() {
             let partial = self.partial(hash, &span)?;
+            let before = self.local_bytes(hash);
             partial.write_blocking(&items)?;
-            let leaves = items.iter().map(|item| match item {
-                BaoContentItem::Leaf(leaf) => leaf.data.len() as u64,
-                BaoContentItem::Parent(_) => 0,
-            });
-            self.imported.blobs.new_bytes += leaves.sum::<u64>();
+            self.imported.blobs.new_bytes += self.local_bytes(hash).saturating_sub(before);
         }
         checked.map_err(Failed::from)
+    }
+
+    fn local_bytes(&self, hash: BlobHash) -> u64 {
+        self.stores.blobs.status(hash).map_or(0, |status| status.local_bytes)
     }
 
     /// The handle to write with; its blob isn't evicted before this import is over.

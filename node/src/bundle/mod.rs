@@ -142,7 +142,7 @@ enum JobError {
     #[error("another job on a bundle is running; wait for it, or stop it")]
     Busy,
     /// Nobody listens, or the node stops.
-    #[error("stopped; the same command goes on from here")]
+    #[error("stopped; give the same command again to go on")]
     Stopped,
     /// No room where it was to be written.
     #[error("no room is left for {}: the stick is full, or files of this length don't fit on it", path.display())]

@@ -185,6 +185,9 @@ async fn what_one_node_exports_another_has_after_an_import() {
     }
     assert_eq!(a.stores.records.index_digest().unwrap(), b.stores.records.index_digest().unwrap());
 
+    let bytes: usize = works.iter().map(Vec::len).sum();
+    assert_eq!(imported["blobs"]["new_bytes"], bytes, "{imported}");
+
     let again = b.import(stick.path()).await;
     assert_eq!((&again["records"]["new"], &again["records"]["known"]), (&0.into(), &3.into()), "{again}");
     assert_eq!(again["blobs"]["new_bytes"], 0, "{again}");
