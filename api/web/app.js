@@ -7,6 +7,7 @@ const FLOW_POLL_MS = 1000;
 const PAGE_ITEMS = 48;
 const TOKEN_KEY = "mhc.operator";
 const REALM_KEY = "mhc.realm";
+const VIEWS = ["feed", "watch", "upload", "bundles"];
 const HEX_ID = /^[0-9a-f]{64}$/;
 
 const $ = (id) => document.getElementById(id);
@@ -15,7 +16,7 @@ const state = {
   items: new Map(), // content id -> item, in the order of the feed
   next: null, // cursor of the page after the ones loaded
   loaded: false,
-  view: null, // "feed", "watch", "upload", or "message" when an error takes the page's place
+  view: null, // one of VIEWS, or "message" when an error takes the page's place
   watching: null, // the item in the player
   lastFocus: null, // content id whose card gets the focus back
   flow: null, // last figures of the blob in the player: {at, local}
@@ -112,7 +113,7 @@ function announce(text) {
 
 function show(view) {
   state.view = view;
-  for (const id of ["feed", "watch", "upload"]) $(id).hidden = id !== view;
+  for (const id of VIEWS) $(id).hidden = id !== view;
   $("error").hidden = true;
 }
 
@@ -121,7 +122,7 @@ let retryAction = () => {};
 // An error takes the page's place. Where the list couldn't be loaded, polling goes on and may clear it.
 function showError(title, error, retry, recovers = false) {
   state.view = recovers ? "feed" : "message";
-  for (const id of ["feed", "watch", "upload"]) $(id).hidden = true;
+  for (const id of VIEWS) $(id).hidden = true;
   $("error-title").textContent = title;
   $("error-text").textContent = error.message;
   $("error-back").hidden = recovers;
@@ -469,10 +470,115 @@ function uploadAnswered() {
   location.hash = "#/";
 }
 
+// ---------------------------------------------------------------- bundles
+
+let bundleJob = null; // the AbortController of the job under way
+
+function openBundles() {
+  stopWatching();
+  if (!storage.get(TOKEN_KEY)) {
+    return showError("This browser isn't set up for bundles",
+      new Error("Open the set-up link that `mhc up` printed when it first started, or use `mhc bundle import PATH`."), route);
+  }
+  show("bundles");
+  document.title = "Bundles · MHC";
+  $("b-path").focus();
+}
+
+async function runBundle(event) {
+  event.preventDefault();
+  if (bundleJob) return;
+  const action = event.submitter?.value ?? "import";
+  const body = { path: $("b-path").value.trim() };
+  if (action === "export") {
+    body.browsable = $("b-browsable").checked;
+    if ($("b-since").value) body.since = Math.max(0, Date.parse($("b-since").value));
+  }
+  bundleJob = new AbortController();
+  setBundling(true);
+  let lines = null;
+  let problem = null;
+  try {
+    const report = await followBundle(action, body, bundleJob.signal);
+    lines = bundleLines(action, report);
+    if (report.damaged > 0) problem = `${plural(report.damaged, "problem", "problems")}: ${report.damages.slice(0, 5).map(damageText).join("; ")}`;
+  } catch (error) {
+    problem = error.name === "AbortError" ? "Stopped. Start it again to go on." : error.message;
+    if (error.status === 401) setToken(null);
+  }
+  bundleJob = null;
+  setBundling(false);
+  $("bundle-error").hidden = !problem;
+  setText($("bundle-error"), problem ?? "");
+  $("bundle-result").hidden = !lines;
+  $("bundle-result").replaceChildren(...(lines ?? []).map((line) => make("div", "", line)));
+}
+
+function setBundling(on) {
+  for (const button of document.querySelectorAll("#bundle-form button[name]")) button.disabled = on;
+  for (const id of ["bundle-progress", "bundle-stop"]) $(id).hidden = !on;
+  if (!on) return;
+  for (const id of ["bundle-error", "bundle-result"]) $(id).hidden = true;
+  $("bundle-bar").removeAttribute("value");
+  setText($("bundle-text"), "Starting…");
+}
+
+// A line of JSON for each event; the last one is the report or what went wrong.
+async function followBundle(action, body, signal) {
+  const headers = { "content-type": "application/json", authorization: `Bearer ${storage.get(TOKEN_KEY)}` };
+  const options = { method: "POST", headers, body: JSON.stringify(body), signal };
+  const response = await fetch(`/api/v1/node/bundles/${action}`, options).catch((error) => {
+    throw error.name === "AbortError" ? error : new Problem(0, "offline", "The node doesn't answer. Is it still running?");
+  });
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    throw new Problem(response.status, problem.code ?? "error", problem.detail ?? `The node answered ${response.status}.`);
+  }
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let waiting = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) throw new Problem(0, "offline", "The node stopped answering. Once it runs, start it again to go on.");
+    const lines = (waiting + value).split("\n");
+    waiting = lines.pop();
+    for (const event of lines.map((line) => JSON.parse(line))) {
+      if (event.event === "done") return event.report;
+      if (event.event === "failed") throw new Problem(0, event.code, event.detail);
+      if (event.event === "progress") bundleProgress(event);
+    }
+  }
+}
+
+function bundleProgress({ phase, done_bytes: done, total_bytes: total }) {
+  if (total > 0) $("bundle-bar").value = Math.min(1, done / total);
+  else $("bundle-bar").removeAttribute("value");
+  setText($("bundle-text"), total > 0 ? `${phase}: ${bytesText(done)} of ${bytesText(total)}` : `${phase}…`);
+}
+
+function damageText({ bundle, segment, entry, what }) {
+  return facts(bundle, segment === undefined ? "" : `segment ${segment}`, entry === undefined ? "" : `entry ${entry}`, what);
+}
+
+function bundleLines(action, report) {
+  const { records, blobs } = report;
+  const notes = report.notes ?? [];
+  if (action === "verify") {
+    return [`Right: ${plural(records, "record", "records")}, ${bytesText(report.bytes)} in ${plural(report.bundles.length, "bundle", "bundles")}`];
+  }
+  if (action === "export") {
+    const wrote = `Wrote ${plural(records, "record", "records")} and ${plural(blobs, "blob", "blobs")}, ${bytesText(report.bytes)}, to ${report.path}`;
+    const media = report.media > 0 ? [`${plural(report.media, "file", "files")} for ordinary players in MEDIA`] : [];
+    return [...(report.path ? [wrote] : []), ...media, ...notes];
+  }
+  return [`Records: ${records.new} new, ${records.known} known`,
+    `Works and files: ${blobs.complete} complete, ${blobs.partial} in part, ${bytesText(blobs.new_bytes)} new`, ...notes];
+}
+
 function setToken(token) {
   storage.set(TOKEN_KEY, token);
   const known = Boolean(storage.get(TOKEN_KEY));
   $("upload-link").hidden = !known;
+  $("bundles-link").hidden = !known;
   $("empty-operator").hidden = !known;
   $("empty-guest").hidden = known;
 }
@@ -525,6 +631,7 @@ function route() {
   const [, view, id] = location.hash.split("/");
   if (view === "watch" && HEX_ID.test(id ?? "")) return openWatch(id);
   if (view === "upload") return openUpload();
+  if (view === "bundles") return openBundles();
   return openFeed();
 }
 
@@ -559,6 +666,8 @@ function listen() {
   $("upload-form").addEventListener("submit", sendUpload);
   $("cancel").addEventListener("click", () => upload?.abort());
   $("file").addEventListener("change", chooseFile);
+  $("bundle-form").addEventListener("submit", runBundle);
+  $("bundle-stop").addEventListener("click", () => bundleJob?.abort());
   const drop = $("drop");
   for (const kind of ["dragenter", "dragover"]) drop.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
   for (const kind of ["dragleave", "drop"]) drop.addEventListener(kind, () => drop.classList.remove("over"));

@@ -100,6 +100,9 @@ pub(crate) enum Command {
     },
     /// Free the space of what isn't kept and over the quota
     Gc,
+    /// Carry records and blobs to other nodes on a stick
+    #[command(subcommand)]
+    Bundle(Bundle),
     /// Check disk, keys, clock, ports, programs and the index, and say how to mend each
     Doctor {
         /// Drop the index and make it anew from the log
@@ -318,6 +321,83 @@ impl std::str::FromStr for ByteRange {
     }
 }
 
+/// What can be done with bundles.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bundle {
+    /// Write a bundle: all of the network, or the channels and contents that are named
+    Export(ExportBundle),
+    /// Take in every bundle of this network; a stopped import goes on where it was
+    Import {
+        /// Folder that the stick is mounted at
+        path: PathBuf,
+    },
+    /// Read and check every bundle, and change nothing
+    Verify {
+        /// Folder that the stick is mounted at
+        path: PathBuf,
+    },
+    /// Leave a list of what this node lacks, so that the next export there brings only that
+    Wants {
+        /// Folder that the stick is mounted at
+        path: PathBuf,
+    },
+}
+
+/// Options of `mhc bundle export`.
+#[derive(Debug, Options)]
+pub(crate) struct ExportBundle {
+    /// Folder that the stick is mounted at
+    pub(crate) path: PathBuf,
+    /// Author whose records and contents to take; may be given several times
+    #[arg(long = "channel", value_name = "AUTHOR")]
+    pub(crate) channels: Vec<AuthorId>,
+    /// Content to take; may be given several times
+    #[arg(long = "content", value_name = "ID")]
+    pub(crate) contents: Vec<RecordId>,
+    /// Leave out the bytes of what was published before: a day (2026-01-31, UTC) or a time back from now (12h, 30d, 2w)
+    #[arg(long, value_name = "DATE|DURATION")]
+    pub(crate) since: Option<Since>,
+    /// Most bytes to write; what is newest comes first
+    #[arg(long, value_name = "N")]
+    pub(crate) max_bytes: Option<u64>,
+    /// Send only what this list asks for [default: MHC/WANTS.CBR on the stick, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) wants: Option<PathBuf>,
+    /// Also copy media that is complete into MEDIA, for any player
+    #[arg(long)]
+    pub(crate) browsable: bool,
+}
+
+/// From when on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// The start of a day in UTC, in milliseconds since the Unix epoch.
+    Day { at_ms: u64 },
+    /// So long ago.
+    Ago { ms: u64 },
+}
+
+impl std::str::FromStr for Since {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "expected a day as in 2026-01-31, or hours, days or weeks as in 12h, 30d, 2w";
+        const HOUR_MS: u64 = 3_600_000;
+        let units = [('h', HOUR_MS), ('d', 24 * HOUR_MS), ('w', 7 * 24 * HOUR_MS)];
+        for (unit, unit_ms) in units {
+            if let Some(count) = text.strip_suffix(unit).filter(|count| count.bytes().all(|byte| byte.is_ascii_digit()))
+            {
+                let ms = count.parse::<u64>().ok().and_then(|count| count.checked_mul(unit_ms));
+                return ms.map(|ms| Self::Ago { ms }).ok_or(WRONG);
+            }
+        }
+        let day: jiff::civil::Date = text.parse().map_err(|_| WRONG)?;
+        let midnight = day.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| WRONG)?;
+        let at_ms = u64::try_from(midnight.timestamp().as_millisecond()).map_err(|_| "that is before 1970")?;
+        Ok(Self::Day { at_ms })
+    }
+}
+
 /// What can be done with the configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
@@ -339,6 +419,31 @@ mod tests {
     }
 
     #[test]
+    fn days_and_durations_are_understood_or_refused() {
+        const DAY_MS: u64 = 86_400_000;
+        let cases = [
+            ("1970-01-02", Some(Since::Day { at_ms: DAY_MS })),
+            ("2026-01-31", Some(Since::Day { at_ms: 1_769_817_600_000 })),
+            ("12h", Some(Since::Ago { ms: DAY_MS / 2 })),
+            ("30d", Some(Since::Ago { ms: 30 * DAY_MS })),
+            ("2w", Some(Since::Ago { ms: 14 * DAY_MS })),
+            ("1969-12-31", None),
+            ("2026-02-30", None),
+            ("", None),
+            ("d", None),
+            ("-1d", None),
+            ("+1d", None),
+            ("1.5d", None),
+            ("30", None),
+            ("99999999999999999999d", None),
+            ("9999999999999999999w", None),
+        ];
+        for (text, since) in cases {
+            assert_eq!(text.parse::<Since>().ok(), since, "{text}");
+        }
+    }
+
+    #[test]
     fn command_lines_are_understood_or_refused() {
         let id = "ab".repeat(32);
         let cases: &[(&str, bool)] = &[
@@ -348,6 +453,16 @@ mod tests {
             ("ticket --blob ID", true),
             ("get ID -o - --range 0-0", true),
             ("publish a.mp4 --tag a --tag b --realm inferno --reference", true),
+            ("bundle export /stick --channel ID --channel ID --since 30d --max-bytes 1000 --browsable", true),
+            ("bundle export /stick --content ID --since 2026-01-31 --wants /x/WANTS.CBR", true),
+            ("bundle import /stick --json", true),
+            ("bundle verify /stick", true),
+            ("bundle wants /stick", true),
+            ("bundle", false),
+            ("bundle export", false),
+            ("bundle export /stick --channel ../x", false),
+            ("bundle export /stick --since yesterday", false),
+            ("bundle export /stick --max-bytes -1", false),
             ("config example", true),
             ("withdraw ID", true),
             ("withdraw x", false),

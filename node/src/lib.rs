@@ -5,6 +5,7 @@
 
 mod author;
 mod blob_ticket;
+mod bundle;
 mod checks;
 pub mod doctor;
 pub mod fetch;

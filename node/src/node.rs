@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     author::{LocalInspector, NodeAuthor, now},
+    bundle::{self, Bundles, Stores},
     fetch::{FetchOptions, Fetcher},
     home::{Home, HomeError},
     http::{self, Operations},
@@ -98,6 +99,7 @@ pub struct Node {
     net: Net,
     fetcher: Fetcher,
     pins: Pins,
+    bundles: Arc<Bundles>,
     gateway: BoundGateway,
     context: Context,
     services: Vec<Arc<dyn Service>>,
@@ -152,10 +154,17 @@ impl Node {
             http: Arc::clone(&http),
             started,
         }));
+        let bundles = Arc::new(Bundles::new(Stores {
+            key: home.node_key().clone(),
+            network: home.network(),
+            records: records.clone(),
+            blobs: blobs.clone(),
+        }));
+        routes.push(bundle::routes(Arc::clone(&bundles)));
         let gateway = Gateway::new(gateway_options(&home, &config, &context, metrics), routes).bind().await?;
         // Set once: the port is known only now.
         http.get_or_init(|| gateway.local_addr());
-        Ok(Self { home, records, blobs, net, fetcher, pins, gateway, context, services })
+        Ok(Self { home, records, blobs, net, fetcher, pins, bundles, gateway, context, services })
     }
 
     /// What to tell whoever started it.
@@ -184,10 +193,12 @@ impl Node {
             () = &mut serving => stop.cancel(),
         }
         tracing::info!("stopping");
+        self.bundles.stop();
         serving.await;
         self.home.retract()?;
         tasks.close();
         tasks.wait().await;
+        self.bundles.shutdown().await;
         self.pins.shutdown().await;
         self.fetcher.shutdown().await;
         self.net.shutdown().await;

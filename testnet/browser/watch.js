@@ -1,6 +1,7 @@
 // Drives a browser over a gateway's page: watch.js GATEWAY CONTENT MODE [SCREENSHOT]
-// Modes: play (list, play, seek), narrow (a phone's width), keyboard (no mouse). Prints one JSON document of what was
-// found; what it means is for the caller to judge.
+// Modes: play (list, play, seek), narrow (a phone's width), keyboard (no mouse), and bundles (CONTENT is the folder of a
+// stick, SCREENSHOT the operator's token). Prints one JSON document of what was found; what it means is for the caller
+// to judge.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -92,6 +93,23 @@ const modes = {
     found.paused_by_key = await paused()
     await page.keyboard.press('Escape')
     await listed(page)
+  },
+  async bundles(page) {
+    await page.evaluate(token => localStorage.setItem('mhc.operator', token), screenshot)
+    await page.setViewportSize({ width: 360, height: 740 })
+    await page.reload()
+    await page.getByRole('link', { name: 'Bundles' }).click()
+    const press = async (path, name, shown) => {
+      await page.getByLabel('Folder of the stick').fill(path)
+      await page.getByRole('button', { name, exact: true }).click()
+      await page.getByTestId(shown).waitFor()
+      return page.getByTestId(shown).innerText()
+    }
+    found.nothing = await press(content, 'Import', 'bundle-error')
+    found.exported = await press(content, 'Export', 'bundle-result')
+    found.verified = await press(content, 'Verify', 'bundle-result')
+    found.imported = await press(content, 'Import', 'bundle-result')
+    found.width = await page.evaluate(() => document.documentElement.scrollWidth)
   },
 }
 

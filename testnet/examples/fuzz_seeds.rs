@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use mhc_protocol::{
     AuthorId, BlobHash, RecordId, SecretKey, Timestamp,
+    bundle::{DAY_MS, Entry, EntryKind, Frame, Index, Lack, Segment, Span, WantList},
     manifest::{BlobRef, Collaborator, MANIFEST, Manifest, MediaKind, Realm},
     network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
     record::{Body, Draft},
@@ -135,6 +136,33 @@ fn governance() -> Result<Vec<Vec<u8>>> {
     Ok((0u8..).zip(bodies).map(|(kind, body)| [vec![kind], body].concat()).collect())
 }
 
+/// An index, what is signed of it, a want-list, what is summed of it, and heads of entries.
+fn bundles() -> Result<Vec<Vec<u8>>> {
+    let made = Timestamp(20_000 * DAY_MS);
+    let record = Frame::Record { id: RecordId::from_bytes([3; 32]), envelope_bytes: 500 };
+    let blob = Frame::Blob { hash: BlobHash::of(b"film"), span: Span::new(50_000, 16_384, 32_768)? };
+    let entry =
+        |kind, frame: &Frame, offset| Entry { kind, name: *frame.name(), bytes: frame.bytes(), segment: 0, offset };
+    let index = Index {
+        network: key().network(),
+        node: key().node(),
+        made,
+        since: Some(made),
+        segments: vec![Segment { bytes: record.bytes() + blob.bytes(), hash: [5; 32] }],
+        entries: vec![entry(EntryKind::Record, &record, 0), entry(EntryKind::Blob, &blob, record.bytes())],
+    };
+    let head = Head { author: key().author(), epoch: 0, seq: 5, id: RecordId::from_bytes([4; 32]) };
+    let lack = |groups| Lack { hash: BlobHash::of(b"film"), groups };
+    let lacks = vec![lack(vec![0..16, 32..33]), lack(vec![])];
+    let wants = WantList { network: key().network(), made, mark: [7; 32], heads: vec![head], lacks };
+    let (index, wants) = (index.seal(&key())?, wants.encode()?);
+    // Both are a list of two byte strings; the second is the signature or the sum with two bytes before it.
+    let inside = |file: &[u8], behind: usize| file.get(4..file.len() - 2 - behind).unwrap_or_default().to_vec();
+    let insides = [inside(&index, 64), inside(&wants, 32)];
+    let whole = [index, wants, record.encode(), blob.encode(), b"0000001A".to_vec()];
+    Ok(whole.into_iter().chain(insides).collect())
+}
+
 fn write(dir: &Path, target: &str, seeds: Vec<Vec<u8>>) -> Result<()> {
     let dir = dir.join(target);
     fs::create_dir_all(&dir)?;
@@ -154,6 +182,7 @@ fn main() -> Result<()> {
     write(dir, "governance", governance()?)?;
     write(dir, "record", vec![record(b"hello".to_vec())?, record(manifest().encode()?)?])?;
     write(dir, "wire", messages()?)?;
+    write(dir, "bundle", bundles()?)?;
     write(dir, "ticket", tickets()?)?;
     let example = mhc_config::example();
     let set = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));

@@ -1,6 +1,7 @@
 //! The commands. `up` is a node; those in [`settings`] and part of [`doctor`] work on files; the rest are clients
 //! of a running node.
 
+mod bundle;
 mod content;
 mod doctor;
 mod get;
@@ -57,6 +58,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Pin { content } => node::pin(output, client, content).await,
         Command::Unpin { content } => node::unpin(output, client, content).await,
         Command::Gc => node::gc(output, client).await,
+        Command::Bundle(command) => bundle::run(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all } => content::list(output, client, all).await,

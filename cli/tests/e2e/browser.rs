@@ -37,19 +37,39 @@ fn cinema() -> Result<(Node, Node, String)> {
 
 /// Runs the browser's script and checks what holds in every mode: nothing failed, nothing asked of other hosts.
 fn watch(node: &Node, content: &str, mode: &str) -> Result<Value> {
+    let screenshot = tree().join("docs/img/player.png").display().to_string();
+    let found = drive(node, content, mode, (takes_screenshot() && mode == "play").then_some(screenshot.as_str()))?;
+    ensure!(found["console"] == serde_json::json!([]), "the page complained: {found:#}");
+    ensure!(found["title"] == title(), "markup in a title must be shown as text: {found:#}");
+    Ok(found)
+}
+
+/// Runs the browser's script.
+fn drive(node: &Node, content: &str, mode: &str, more: Option<&str>) -> Result<Value> {
     let mut command = Command::new("node");
-    command.arg(tree().join("testnet/browser/watch.js")).args([&node.ready()?.http, content, mode]);
-    if takes_screenshot() && mode == "play" {
-        command.arg(tree().join("docs/img/player.png"));
-    }
+    command.arg(tree().join("testnet/browser/watch.js")).args([&node.ready()?.http, content, mode]).args(more);
     let output = command.output().context("node can't be started; scripts/setup-test.sh installs it")?;
     ensure!(output.status.success(), "{output:?}");
     let found: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
     ensure!(found.get("error").is_none(), "{found:#}");
-    ensure!(found["console"] == serde_json::json!([]), "the page complained: {found:#}");
     ensure!(found["outside"] == serde_json::json!([]), "the page asked other hosts: {found:#}");
-    ensure!(found["title"] == title(), "markup in a title must be shown as text: {found:#}");
     Ok(found)
+}
+
+#[test]
+fn the_page_makes_checks_and_takes_in_bundles() -> Result<()> {
+    let a = start("a")?;
+    a.publish(&media::png(fixtures())?, &[])?;
+    let stick = tempfile::tempdir()?;
+    let token = std::fs::read_to_string(a.home().join("api.token"))?;
+    let found = drive(&a, stick.path().to_str().context("UTF-8")?, "bundles", Some(token.trim()))?;
+    let says = |key: &str, text: &str| found[key].as_str().is_some_and(|said| said.contains(text));
+    ensure!(says("nothing", "there is no bundle"), "{found:#}");
+    ensure!(says("exported", "1 record and 1 blob"), "{found:#}");
+    ensure!(says("verified", "1 record"), "{found:#}");
+    ensure!(says("imported", "0 new, 1 known"), "{found:#}");
+    ensure!(found["width"].as_u64().is_some_and(|pixels| pixels <= 360), "it scrolls sideways: {found:#}");
+    Ok(())
 }
 
 #[test]

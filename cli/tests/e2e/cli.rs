@@ -205,6 +205,7 @@ fn help_is_complete() -> Result<()> {
         "peer",
         "peers",
         "links",
+        "bundle",
         "publish",
         "ls",
         "show",

@@ -7,6 +7,7 @@
 mod bad_http;
 mod bad_input;
 mod browser;
+mod bundle;
 mod cli;
 mod flood;
 mod hostile;

@@ -17,7 +17,7 @@ mod source;
 mod tests;
 mod transfer;
 mod unit;
-mod verify;
+pub(crate) mod verify;
 
 pub use engine::{FetchOptions, Fetcher, Progress, SourceShare, TransferInfo};
 pub use metrics::FetchMetrics;

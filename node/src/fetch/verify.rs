@@ -22,7 +22,7 @@ const PAIR_BYTES: usize = 64;
 
 /// Verifies one answer, front to back.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(crate) struct Verifier {
     items: ResponseIter,
     next: Option<BaoChunk>,
     /// What the next items must hash to; the next one's is last.
@@ -31,7 +31,7 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// For the answer about `ranges` (not empty) of the blob named `root`. Chunks behind its end ask for the last one.
-    pub(super) fn new(root: Hash, tree: BaoTree, ranges: &ChunkRanges) -> Self {
+    pub(crate) fn new(root: Hash, tree: BaoTree, ranges: &ChunkRanges) -> Self {
         let ranges = truncate_ranges(ranges, tree.size()).intersection(&ChunkRanges::all());
         let mut items = ResponseIter::new(tree, ranges);
         let next = items.next();
@@ -39,7 +39,7 @@ impl Verifier {
     }
 
     /// Bytes of the next item; none after the last.
-    pub(super) fn needs(&self) -> Option<usize> {
+    pub(crate) fn needs(&self) -> Option<usize> {
         self.next.as_ref().map(|item| match item {
             BaoChunk::Parent { .. } => PAIR_BYTES,
             BaoChunk::Leaf { size, .. } => *size,
@@ -49,7 +49,7 @@ impl Verifier {
     /// Verifies every item that is whole in `bytes` and appends it to `verified`. Returns the bytes used; the caller
     /// gives the rest again with what follows it. After an error the answer is worthless from there on; what was
     /// appended before is true.
-    pub(super) fn push(&mut self, bytes: &Bytes, verified: &mut Vec<BaoContentItem>) -> Result<usize, BadBytes> {
+    pub(crate) fn push(&mut self, bytes: &Bytes, verified: &mut Vec<BaoContentItem>) -> Result<usize, BadBytes> {
         let mut used = 0;
         while let (Some(item), Some(needs)) = (self.next, self.needs())
             && bytes.len() - used >= needs

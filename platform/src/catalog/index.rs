@@ -41,9 +41,11 @@ pub struct Entry {
 
 /// A place in a list that is ordered newest first: what comes next is older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) at: Timestamp,
-    pub(super) content: RecordId,
+pub struct Place {
+    /// When it was published.
+    pub at: Timestamp,
+    /// The content.
+    pub content: RecordId,
 }
 
 const PLACE_BYTES: usize = 40;
@@ -111,13 +113,13 @@ pub fn entries_of_blob(
 }
 
 /// Whether a later manifest by the same author replaces this content.
-pub(super) fn is_replaced(view: &IndexView<'_>, content: RecordId, author: AuthorId) -> Result<bool, RecordsError> {
+pub fn is_replaced(view: &IndexView<'_>, content: RecordId, author: AuthorId) -> Result<bool, RecordsError> {
     let prefix = [content.as_bytes().as_slice(), author.as_bytes()].concat();
     Ok(!view.scan(REPLACED, KeyRange::prefix(&prefix), 1)?.is_empty())
 }
 
 /// Contents of a network, or of one author in it, newest first, after `after`, at most `limit`.
-pub(super) fn newest(
+pub fn newest(
     view: &IndexView<'_>,
     network: NetworkId,
     author: Option<AuthorId>,

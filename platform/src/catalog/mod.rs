@@ -22,7 +22,7 @@ use mhc_storage::record::{Malformed, Projection, Rows};
 pub use self::{
     core::{Publication, PublishError, Published, publish},
     http::{content_type_of, publish_response},
-    index::{Entry, entries_of_blob, entry},
+    index::{Entry, Place, entries_of_blob, entry, is_replaced, newest},
 };
 use crate::{Context, Service};
 

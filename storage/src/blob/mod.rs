@@ -123,6 +123,13 @@ impl Imported {
     }
 }
 
+/// Keeps a blob from being evicted while it lives.
+#[derive(Debug)]
+pub struct Held {
+    /// Only there to be dropped.
+    _held: InUse,
+}
+
 /// What the store has of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobStatus {
@@ -277,6 +284,11 @@ impl BlobStore {
     /// Fails with [`BlobError::SizeMismatch`] when the blob is known with another size.
     pub async fn partial_in_parts(&self, hash: BlobHash, size_bytes: u64) -> Result<PartialBlob, BlobError> {
         PartialBlob::open(&self.inner, hash, size_bytes, false).await
+    }
+
+    /// Protects `hash` from eviction while the answer lives; none when nothing is known of it. It keeps no file open.
+    pub fn hold(&self, hash: BlobHash) -> Option<Held> {
+        self.inner.table.hold(hash).ok().map(|held| Held { _held: held })
     }
 
     /// The verified chunks of `hash` that are here, as they change; empty while nothing is.

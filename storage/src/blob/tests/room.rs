@@ -60,6 +60,21 @@ async fn open_transfers_and_fresh_imports_keep_their_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_stays_until_it_is_let_go() {
+    let fixture = Fixture::quota(2 * MIB);
+    let held = import(&fixture.store, &content(MIB, 1)).await.hash;
+    let guard = fixture.store.hold(held).unwrap();
+    import(&fixture.store, &content(MIB, 2)).await;
+    import(&fixture.store, &content(MIB, 3)).await;
+    assert!(fixture.store.status(held).is_some(), "the oldest, and held");
+    assert!(try_import(&fixture.store, &content(2 * MIB, 4)).await.is_err());
+    drop(guard);
+    import(&fixture.store, &content(2 * MIB, 4)).await;
+    assert!(fixture.store.status(held).is_none());
+    assert!(fixture.store.hold(held).is_none(), "nothing is known of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gc_gets_below_a_smaller_quota_and_deletes_strays() {
     let fixture = Fixture::new();
     for seed in 0..4 {
