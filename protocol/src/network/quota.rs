@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Role;
+use super::{ERASE, Role};
 use crate::{Timestamp, record::RecordKind};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -80,15 +80,23 @@ pub struct Meter {
     /// On it, of the kinds that were limited.
     kinds: BTreeMap<String, u64>,
     records: u64,
+    /// Withdrawals, which aren't among those.
+    withdrawals: u64,
     /// The log ended: nothing more is admitted.
     closed: bool,
 }
 
 impl Meter {
-    /// Counts a record, unless it goes over `limits`: then nothing changes.
+    /// Counts a record, unless it goes over `limits`: then nothing changes. Withdrawals are nobody's favour: there may
+    /// be one for each other record, whatever the limits.
     pub fn admit(&mut self, kind: &RecordKind, at: Timestamp, limits: &Limits) -> bool {
         if self.closed {
             return false;
+        }
+        if *kind == ERASE {
+            let fits = self.withdrawals < self.records;
+            self.withdrawals += u64::from(fits);
+            return fits;
         }
         let mut next = self.clone();
         next.count(kind, at, limits);

@@ -23,7 +23,7 @@ use tokio::sync::{
 };
 
 use super::{
-    Committed, Health, Outcome, RecordsError, Refusal, Shared,
+    Committed, Health, Outcome, RecordsError, Shared,
     engine::Space,
     index,
     log::{self, Finished, LogTx, Memory},
@@ -458,15 +458,14 @@ fn publish(publication: Publication, log: &mut LogTx<'_>) -> Result<Result<Verif
         Ok(record) => record,
         Err(error) => return Ok(Err(error.into())),
     };
-    if let Err(denied) = log.may_write(&record)? {
-        return Ok(Err(denied.into()));
+    if let Err(error) = log.may_write(&record)? {
+        return Ok(Err(error));
     }
     match log.append(&record)? {
         Outcome::Appended => {
             log.send(record.id())?;
             Ok(Ok(record))
         }
-        Outcome::Refused(Refusal::Quota) => Ok(Err(RecordsError::OverQuota)),
         outcome => Err(KvError::Other(format!("the next record of our own log was {outcome:?}"))),
     }
 }

@@ -35,7 +35,7 @@ fn check(seed: u64) -> Result<(), String> {
     let expected = digests[0].ok_or("the first node has no index")?;
     for (n, digest) in digests.iter().enumerate() {
         if *digest != Some(expected) {
-            return Err(format!("node {n} has another index than node 0"));
+            return Err(format!("node {n} has another index than node 0: {}", world.difference(0, n)));
         }
     }
     for (by, id) in &world.acknowledged {

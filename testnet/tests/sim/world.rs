@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -12,6 +12,10 @@ use mhc_protocol::{
     manifest::{BlobRef, MANIFEST, Manifest, MediaKind, Realm},
     network::{ERASE, Erase, GRANT, Grant, Membership, POLICY, Policy, REVOKE, Revoke, Role},
     record::{Body, Draft, RecordKind, VerifiedRecord},
+};
+use mhc_storage::{
+    kv::KeyRange,
+    record::{Head, Records},
 };
 use mhc_testnet::Rng;
 
@@ -155,6 +159,50 @@ impl World {
     /// The index of each node, as a digest.
     pub(crate) fn digests(&self) -> Vec<Option<[u8; 32]>> {
         self.nodes.iter().map(|node| node.records.as_ref()?.index_digest().ok()).collect()
+    }
+
+    /// Where two nodes differ, for a person.
+    pub(crate) fn difference(&self, one: usize, other: usize) -> String {
+        let (Some(one), Some(other)) = (&self.nodes[one].records, &self.nodes[other].records) else {
+            return "one doesn't run".into();
+        };
+        let heads = |records: &Records| -> BTreeMap<AuthorId, Head> {
+            let heads = records.heads(self.network, None, usize::MAX).unwrap_or_default();
+            heads.into_iter().map(|head| (head.author, head)).collect()
+        };
+        let (ours, theirs) = (heads(one), heads(other));
+        let authors: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        let place =
+            |heads: &BTreeMap<AuthorId, Head>, author| heads.get(author).map(|h| (h.epoch, h.seq, h.id.short()));
+        let differing = authors.into_iter().filter(|author| place(&ours, author) != place(&theirs, author));
+        let name = |author: &AuthorId| match self.nodes.iter().position(|node| node.key.author() == *author) {
+            Some(n) => format!("node {n}"),
+            None if *author == self.root.author() => "root".into(),
+            None => author.short(),
+        };
+        let differing: Vec<String> = differing
+            .map(|author| format!("{}: {:?} {:?}", name(author), place(&ours, author), place(&theirs, author)))
+            .collect();
+        let shown = |records: &Records| -> BTreeSet<RecordId> {
+            let view = records.view(mhc_platform::catalog::NAME);
+            let rows = view.and_then(|view| view.scan("content", KeyRange::all(), usize::MAX)).unwrap_or_default();
+            rows.iter().filter_map(|(key, _)| Some(RecordId::from_bytes(key.as_slice().try_into().ok()?))).collect()
+        };
+        let (ours, theirs) = (shown(one), shown(other));
+        let place = |records: &Records, id: RecordId| match records.get(id) {
+            Ok(Some(record)) => {
+                let header = record.header();
+                let body = if record.body().is_some() { "whole" } else { "erased" };
+                format!("{} {:?} {body}", name(&header.author), (header.epoch, header.seq))
+            }
+            other => format!("{other:?}"),
+        };
+        let rows: Vec<String> = ours
+            .symmetric_difference(&theirs)
+            .map(|id| format!("{}: {} / {}", id.short(), place(one, *id), place(other, *id)))
+            .collect();
+        let alike = one.authority(self.network).ok() == other.authority(self.network).ok();
+        format!("authority alike: {alike}; heads {}; shown by one: {}", differing.join(", "), rows.join(", "))
     }
 
     // # Time

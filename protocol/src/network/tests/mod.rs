@@ -175,6 +175,8 @@ fn a_meter_admits_what_is_within_the_limits() {
     for (step, (at, kind, expected)) in steps.into_iter().enumerate() {
         assert_eq!(meter.admit(&RecordKind::new(kind), hour(at), &limits), expected, "step {step}");
     }
+    let withdrawn = (0..8).filter(|_| meter.admit(&ERASE, hour(96), &Limits::NONE)).count();
+    assert_eq!(withdrawn, 6, "one for each record");
     meter.close();
     assert!(!meter.admit(&RecordKind::new("a.v1"), hour(96), &Limits::default_of(None)));
 }

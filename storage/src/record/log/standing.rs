@@ -5,7 +5,7 @@ use std::{collections::btree_map, sync::Arc};
 
 use mhc_protocol::{
     AuthorId, NetworkId, RecordId, cbor,
-    network::{Action, Authority, Deed, Denied, ERASE, Erase, Meter, When, is_governance},
+    network::{Action, Authority, Deed, ERASE, Erase, Meter, When, is_governance},
     record::{MAX_RECORD_BYTES, VerifiedRecord},
 };
 
@@ -13,7 +13,7 @@ use super::{CHUNK_RECORDS, Link, LogTx, verified};
 use crate::{
     kv::{KeyRange, KvError, ReadTx},
     record::{
-        Head,
+        Head, RecordsError,
         index::{self, Generation},
         tables::{ERASED, GOVERNANCE, HEADS, LOG, LogId, LogKey, METERS, Position, STRAY_ERASED, State, erased_key},
     },
@@ -74,11 +74,20 @@ impl LogTx<'_> {
         Ok(authority)
     }
 
-    /// Whether the author of `record` may write it.
-    pub(in crate::record) fn may_write(&mut self, record: &VerifiedRecord) -> Result<Result<(), Denied>, KvError> {
+    /// Whether the author of `record`, which would be the next of its log, may write it. Asked before it is appended:
+    /// a withdrawal takes effect even when it isn't kept.
+    pub(in crate::record) fn may_write(
+        &mut self,
+        record: &VerifiedRecord,
+    ) -> Result<Result<(), RecordsError>, KvError> {
         let header = record.header();
-        let Some(action) = Action::of(&header.kind) else { return Ok(Ok(())) };
-        Ok(self.authority(header.network)?.may(header.author, action, When::of(record)))
+        if let Some(action) = Action::of(&header.kind)
+            && let Err(denied) = self.authority(header.network)?.may(header.author, action, When::of(record))
+        {
+            return Ok(Err(denied.into()));
+        }
+        let mut meter = self.meter(LogId::of(header))?;
+        Ok(if self.admit(&mut meter, record)? { Ok(()) } else { Err(RecordsError::OverQuota) })
     }
 
     /// Notes what an active record says about who may what, unless it doesn't count.
