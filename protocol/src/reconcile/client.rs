@@ -10,7 +10,8 @@ use crate::{
     AuthorId, NetworkId, RecordId,
     record::VerifiedRecord,
     wire::{
-        Bound, Content, Head, MAX_HEADS, MAX_MARKS, MAX_PARTS, MAX_SYNC_REQUEST_BYTES, MAX_WANTS, Part, SyncRequest, SyncResponse,
+        Bound, Content, Head, MAX_HEADS, MAX_MARKS, MAX_PARTS, MAX_SYNC_REQUEST_BYTES, MAX_WANTS, Part, SyncRequest,
+        SyncResponse,
     },
 };
 

@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 pub use self::{
     client::{Client, Start, Step, Store, Stored, Trouble},
-    server::{Logs, Page, compare, logs},
+    server::{Compared, Logs, Page, compare, logs},
 };
 use crate::{
     AuthorId,
