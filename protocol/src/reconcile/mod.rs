@@ -63,6 +63,9 @@ pub const MAX_COMPARES: u32 = 4096;
 /// After so many pages in a row without a new record a session ends.
 pub const MAX_BARREN: u32 = 64;
 
+/// Ids whose bytes are brought together to be hashed.
+const HASHED_AT_ONCE: usize = 1024;
+
 /// The heads of a network in the order of their authors. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Heads(Arc<[Head]>);
@@ -115,8 +118,12 @@ impl Heads {
 fn fingerprint(salt: u64, heads: &[Head]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&salt.to_be_bytes());
-    for head in heads {
-        hasher.update(head.id.as_bytes());
+    // Many at a time: long inputs are hashed several times as fast.
+    let mut ids = Vec::with_capacity(32 * heads.len().min(HASHED_AT_ONCE));
+    for heads in heads.chunks(HASHED_AT_ONCE) {
+        ids.clear();
+        heads.iter().for_each(|head| ids.extend_from_slice(head.id.as_bytes()));
+        hasher.update(&ids);
     }
     let hash = hasher.finalize();
     hash.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
