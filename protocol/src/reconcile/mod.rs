@@ -151,7 +151,7 @@ fn cut<'a>(heads: &'a [Head], upper: &'a Bound, count: usize) -> impl Iterator<I
 
 /// Into how many pieces so many heads are cut, when at most `most` may be made.
 fn pieces(heads: usize, most: usize) -> usize {
-    heads.div_ceil(LEAF_HEADS).min(most).min(FANOUT).max(1)
+    heads.div_ceil(LEAF_HEADS).min(most).clamp(1, FANOUT)
 }
 
 #[cfg(test)]
