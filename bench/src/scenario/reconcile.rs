@@ -23,7 +23,7 @@ const KB: f64 = 1000.0;
 const NOTE: &str = "Two nodes with 1,000,000 records each (100,000 logs of 10, 1,000 of 1,000, 1,000,000 of 1), of which \
     1,000 at the ends of random logs are on one side only; records have about 400 bytes. `up` is what the pulling node \
     sends. Both directions means half of the records on each side, both nodes pull, everything added up, round trips \
-    too, although they'd run at the same time. Seconds are one core's for both ends, signatures included, the heads in \
+    too, although they'd run at the same time. Times are one core's for both ends, signatures included, the heads in \
     memory, nothing written to disk. Only heads and missing records exist: nothing else would be sent.";
 const FIND_NOTE: &str = "Only which heads differ, no records: with negentropy 0.5 over the ids of the heads (the time stamp \
     is the head's position, frames unlimited), and ours without pushing. Negentropy ends with ids; which logs they are of \
@@ -53,7 +53,7 @@ fn sessions(rounds: Rounds) -> Result<Table> {
         Contender::ours("the same, the look every half minute", || session(&equal, Start::Probe, 0)),
         Contender::ours("a new node, 2,000 authors x 10", || one(&new, 20_000)),
     ];
-    let table = Table::new("Until both have the same records", "s", Better::Lower).note(NOTE);
+    let table = Table::new("Until both have the same records", "ms", Better::Lower).note(NOTE);
     compare(table, rounds, contenders)
 }
 
@@ -66,18 +66,18 @@ fn finding(rounds: Rounds) -> Result<Table> {
         }),
         Contender::peer("negentropy", || negentropy(&pair)),
     ];
-    let table = Table::new("Finding what differs: 1,000 of 100,000 heads", "s", Better::Lower).note(FIND_NOTE);
+    let table = Table::new("Finding what differs: 1,000 of 100,000 heads", "ms", Better::Lower).note(FIND_NOTE);
     compare(table, rounds, contenders)
 }
 
 fn timed(work: impl FnOnce() -> Result<Cost>) -> Result<Sample> {
     let started = Instant::now();
     let cost = work()?;
-    Ok(sample(started.elapsed().as_secs_f64(), cost))
+    Ok(sample(started.elapsed().as_secs_f64() * 1e3, cost))
 }
 
-fn sample(seconds: f64, cost: Cost) -> Sample {
-    Sample::new(seconds)
+fn sample(ms: f64, cost: Cost) -> Sample {
+    Sample::new(ms)
         .with("round trips", cost.round_trips as f64)
         .with("up, kB", cost.up_bytes as f64 / KB)
         .with("down, kB", cost.down_bytes as f64 / KB)

@@ -340,7 +340,7 @@ impl Client {
         for Part { upper, content } in parts {
             if let Content::Fingerprint(theirs) = content {
                 let around = asked.partition_point(|(start, _)| *start <= lower).checked_sub(1);
-                if !around.and_then(|at| asked.get(at)).is_some_and(|(_, end)| upper <= end) {
+                if around.and_then(|at| asked.get(at)).is_none_or(|(_, end)| upper > end) {
                     return Err(Trouble::Junk("parts that weren't asked about"));
                 }
                 if *theirs != fingerprint(self.salt, self.ours.between(&lower, upper)) {
@@ -356,7 +356,7 @@ impl Client {
     fn reopen<E>(&mut self, asked: &[Span], heads: &[Head], more: bool) -> Result<(), Trouble<E>> {
         for head in heads {
             let around = asked.partition_point(|(start, _)| !start.is_after(head.author)).checked_sub(1);
-            if !around.and_then(|at| asked.get(at)).is_some_and(|(_, end)| end.is_after(head.author)) {
+            if around.and_then(|at| asked.get(at)).is_none_or(|(_, end)| !end.is_after(head.author)) {
                 return Err(Trouble::Junk("heads that weren't asked for"));
             }
         }

@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 pub use self::{
     client::{Client, Start, Step, Store, Stored, Trouble},
-    server::{Logs, Page, compare, logs},
+    server::{Compared, Logs, Page, compare, logs},
 };
 use crate::{
     AuthorId,
@@ -62,6 +62,9 @@ pub const MAX_OPEN: usize = 16_384;
 pub const MAX_COMPARES: u32 = 4096;
 /// After so many pages in a row without a new record a session ends.
 pub const MAX_BARREN: u32 = 64;
+
+/// Ids whose bytes are brought together to be hashed.
+const HASHED_AT_ONCE: usize = 1024;
 
 /// The heads of a network in the order of their authors. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -115,8 +118,12 @@ impl Heads {
 fn fingerprint(salt: u64, heads: &[Head]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&salt.to_be_bytes());
-    for head in heads {
-        hasher.update(head.id.as_bytes());
+    // Many at a time: long inputs are hashed several times as fast.
+    let mut ids = Vec::with_capacity(32 * heads.len().min(HASHED_AT_ONCE));
+    for heads in heads.chunks(HASHED_AT_ONCE) {
+        ids.clear();
+        heads.iter().for_each(|head| ids.extend_from_slice(head.id.as_bytes()));
+        hasher.update(&ids);
     }
     let hash = hasher.finalize();
     hash.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
@@ -144,7 +151,7 @@ fn cut<'a>(heads: &'a [Head], upper: &'a Bound, count: usize) -> impl Iterator<I
 
 /// Into how many pieces so many heads are cut, when at most `most` may be made.
 fn pieces(heads: usize, most: usize) -> usize {
-    heads.div_ceil(LEAF_HEADS).min(most).min(FANOUT).max(1)
+    heads.div_ceil(LEAF_HEADS).min(most).clamp(1, FANOUT)
 }
 
 #[cfg(test)]

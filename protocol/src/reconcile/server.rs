@@ -15,6 +15,8 @@ const HEAD_BYTES: usize = 96;
 const PART_BYTES: usize = 16;
 const ENVELOPE_FRAME_BYTES: usize = 5;
 const RESPONSE_FRAME_BYTES: usize = 256;
+/// Most [`Compared::rivals`].
+const MAX_RIVALS: usize = 64;
 
 /// Some of a log.
 #[derive(Debug, Default)]
@@ -35,6 +37,16 @@ pub trait Logs {
     fn log(&self, author: AuthorId, from: Position, max_records: usize, max_bytes: usize) -> Result<Page, Self::Error>;
 }
 
+/// The answer to a comparison, and what it told the server by the way.
+#[derive(Debug)]
+pub struct Compared {
+    /// What to send.
+    pub response: SyncResponse,
+    /// Where the client has, by its marks, another record than ours in the place of our head: proof of equivocation
+    /// that it may show us still when it has taken our branch and its head is no longer another. A few of them.
+    pub rivals: Vec<Want>,
+}
+
 /// Answers a comparison from `heads`. Takes time in proportion to their number.
 pub fn compare<L: Logs>(
     heads: &Heads,
@@ -42,7 +54,7 @@ pub fn compare<L: Logs>(
     salt: u64,
     asked: &[Part],
     push_bytes: u32,
-) -> Result<SyncResponse, L::Error> {
+) -> Result<Compared, L::Error> {
     let (mut differing, mut missing) = (vec![], Missing::default());
     let mut lower = Bound::start();
     for Part { upper, content } in asked {
@@ -58,6 +70,7 @@ pub fn compare<L: Logs>(
     }
     let parts = smaller(salt, &differing);
     let Missing { heads, from, more } = missing;
+    let rivals = rivals(&heads, &from);
     let taken: usize = parts.iter().map(|part| part.upper.len_bytes() + PART_BYTES).sum::<usize>()
         + heads.len() * HEAD_BYTES
         + RESPONSE_FRAME_BYTES;
@@ -70,7 +83,8 @@ pub fn compare<L: Logs>(
             break;
         }
     }
-    Ok(SyncResponse::Compare { parts, heads, more, envelopes: pages.envelopes })
+    let response = SyncResponse::Compare { parts, heads, more, envelopes: pages.envelopes };
+    Ok(Compared { response, rivals })
 }
 
 /// Answers a request for logs.
@@ -84,6 +98,16 @@ pub fn logs<L: Logs>(logs: &L, wants: &[Want]) -> Result<SyncResponse, L::Error>
         }
     }
     Ok(SyncResponse::Logs { envelopes: pages.envelopes, more })
+}
+
+/// The heads that the client lacks from their very place on: it has another record there.
+fn rivals(heads: &[Head], from: &[Option<Position>]) -> Vec<Want> {
+    let same_place = |(head, from): &(&Head, &Option<Position>)| {
+        // A client without the log lacks it from the start, which may be the place of a head too.
+        from.is_some_and(|from| from == (head.epoch, head.seq) && from != super::LOG_START)
+    };
+    let places = heads.iter().zip(from).filter(same_place);
+    places.take(MAX_RIVALS).map(|(head, _)| Want { author: head.author, epoch: head.epoch, seq: head.seq }).collect()
 }
 
 /// Cuts the parts that differ into smaller ones, in the order they came.

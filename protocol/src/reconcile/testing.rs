@@ -113,7 +113,7 @@ impl Node {
     pub fn answer(&self, request: &[u8]) -> Result<Vec<u8>, Failure> {
         let response = match SyncRequest::decode(request).map_err(|error| error.to_string())? {
             SyncRequest::Compare { salt, parts, push_bytes, .. } => {
-                compare(&self.heads, self, salt, &parts, push_bytes)
+                compare(&self.heads, self, salt, &parts, push_bytes).map(|compared| compared.response)
             }
             SyncRequest::Logs { wants, .. } => logs(self, &wants),
             SyncRequest::Have { .. } => return Err("not asked of it".into()),

@@ -66,7 +66,7 @@ pub enum SyncRequest {
 }
 
 /// The rest of a log, in ascending order of `(epoch, seq)`, evidence of forks included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Want {
     /// Whose log.
     pub author: AuthorId,

@@ -1,6 +1,9 @@
 //! What reconciliation costs, on the messages as they travel. The goals are stated over a million records on each side;
 //! only heads and missing records are ever sent, so only those exist here. `mhc-bench h` prints the same as a table.
 
+// A test that can't go on panics.
+#![allow(clippy::unwrap_used)]
+
 use mhc_protocol::{
     RecordId,
     reconcile::{

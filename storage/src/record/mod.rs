@@ -191,6 +191,11 @@ impl Records {
         Ok(heads.ok_or_else(|| KvError::Corrupt("a head can't be read".into()))?)
     }
 
+    /// Whether the record with this id is kept, active or evidence, without looking at it.
+    pub fn knows(&self, id: RecordId) -> Result<bool, RecordsError> {
+        Ok(log::locate(&*self.0.shared.slot.read()?, id)?.is_some())
+    }
+
     /// The end of one author's log.
     pub fn head(&self, network: NetworkId, author: AuthorId) -> Result<Option<Head>, RecordsError> {
         Ok(log::head(&*self.0.shared.slot.read()?, LogId { network, author })?)

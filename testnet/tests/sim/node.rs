@@ -32,6 +32,8 @@ pub(crate) struct Node {
     /// Its sessions, by number: with whom, and the state.
     sessions: HashMap<u64, (usize, Client)>,
     stuck: RefCell<HashSet<(AuthorId, RecordId, Option<RecordId>)>>,
+    /// Its heads, until something is written.
+    heads: RefCell<Option<Heads>>,
     /// Gossip it has heard, as gossipsub remembers it.
     heard: HashSet<blake3::Hash>,
 }
@@ -64,6 +66,7 @@ impl Node {
             skew_ms: 0,
             sessions: HashMap::new(),
             stuck: RefCell::default(),
+            heads: RefCell::default(),
             heard: HashSet::new(),
         };
         node.start(dir);
@@ -85,6 +88,22 @@ impl Node {
         self.sessions.clear();
         self.stuck.get_mut().clear();
         self.heard.clear();
+        self.written();
+    }
+
+    /// Something was written, or may have been.
+    pub(crate) fn written(&self) {
+        self.heads.take();
+    }
+
+    fn heads(&self, network: NetworkId) -> Option<Heads> {
+        if let Some(heads) = &*self.heads.borrow() {
+            return Some(heads.clone());
+        }
+        let heads = self.records.as_ref()?.heads(network, None, usize::MAX).ok()?;
+        let heads = Heads::new(heads.into_iter().map(wire_head).collect());
+        self.heads.replace(Some(heads.clone()));
+        Some(heads)
     }
 
     pub(crate) fn clock(&self, at_ms: u64) -> Timestamp {
@@ -99,6 +118,7 @@ impl Node {
         at: Timestamp,
     ) -> Option<Result<VerifiedRecord, RecordsError>> {
         let records = self.records.as_ref()?;
+        self.written();
         Some(now(records.publish(&self.key, network, kind, body, [0; 16], at)))
     }
 
@@ -113,6 +133,7 @@ impl Node {
             return (false, false, false);
         }
         let governs = is_governance(&record.header().kind);
+        self.heads.take();
         match now(records.append(vec![record])).map(|outcomes| outcomes.first().copied()) {
             Ok(Some(Outcome::Appended | Outcome::Forked)) => (true, false, governs),
             Ok(Some(Outcome::Pending)) => (true, true, false),
@@ -132,12 +153,19 @@ impl Node {
     }
 
     /// Begins a session.
-    pub(crate) fn pull(&mut self, network: NetworkId, session: u64, peer: usize, salt: u64) -> Option<Vec<u8>> {
-        let heads = heads(self.records.as_ref()?, network);
+    pub(crate) fn pull(
+        &mut self,
+        network: NetworkId,
+        session: u64,
+        peer: usize,
+        salt: u64,
+        start: Start,
+    ) -> Option<Vec<u8>> {
+        let heads = self.heads(network)?;
         // As the real node: logs that are left alone would be pushed again and again.
         let is_alone = self.sessions.is_empty() && self.stuck.get_mut().is_empty();
         let push_bytes = if is_alone { u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX) } else { 0 };
-        let (client, request) = Client::start(network, heads, salt, push_bytes, Start::Wide);
+        let (client, request) = Client::start(network, heads, salt, push_bytes, start);
         self.sessions.insert(session, (peer, client));
         request.encode().ok()
     }
@@ -151,7 +179,8 @@ impl Node {
         let logs = Logs { records: self.records.as_ref()?, network };
         let response = match SyncRequest::decode(request).ok()? {
             SyncRequest::Compare { salt, parts, push_bytes, .. } => {
-                reconcile::compare(&heads(logs.records, network), &logs, salt, &parts, push_bytes)
+                reconcile::compare(&self.heads(network)?, &logs, salt, &parts, push_bytes)
+                    .map(|compared| compared.response)
             }
             SyncRequest::Logs { wants, .. } => reconcile::logs(&logs, &wants),
             SyncRequest::Have { .. } => return None,
@@ -196,6 +225,7 @@ impl Node {
                         envelopes.iter().map(|envelope| Record::verify(envelope, at)).collect();
                     let page = verified.ok()?;
                     client.check::<RecordsError>(&page).ok()?;
+                    self.written();
                     let outcomes = now(records.append(page.clone())).ok()?;
                     let is_new = |outcome: &Outcome| matches!(outcome, Outcome::Appended | Outcome::Forked);
                     *governed |= page
@@ -222,11 +252,6 @@ fn stored(outcome: &Outcome) -> Stored {
         Outcome::Pending => Stored::Waiting,
         Outcome::Refused(_) => Stored::Refused,
     }
-}
-
-fn heads(records: &Records, network: NetworkId) -> Heads {
-    let heads = records.heads(network, None, usize::MAX).unwrap_or_default();
-    Heads::new(heads.into_iter().map(wire_head).collect())
 }
 
 fn wire_head(head: mhc_storage::record::Head) -> Head {
@@ -271,7 +296,7 @@ impl Store for OurStore<'_> {
     }
 
     fn knows(&self, id: RecordId) -> Result<bool, RecordsError> {
-        Ok(self.records.get(id)?.is_some())
+        self.records.knows(id)
     }
 
     fn may_pull(&self, theirs: &Head, ours: Option<&Head>) -> bool {

@@ -11,6 +11,7 @@ use mhc_protocol::{
     AuthorId, BlobHash, NetworkId, RecordId, SecretKey, Timestamp,
     manifest::{BlobRef, MANIFEST, Manifest, MediaKind, Realm},
     network::{ERASE, Erase, GRANT, Grant, Membership, POLICY, Policy, REVOKE, Revoke, Role},
+    reconcile::Start,
     record::{Body, Draft, RecordKind, VerifiedRecord},
 };
 use mhc_storage::{
@@ -68,7 +69,7 @@ pub(crate) struct World {
     /// Directions in which nothing arrives.
     deaf: HashSet<(usize, usize)>,
     chaos: bool,
-    waiting: Vec<Vec<usize>>,
+    waiting: Vec<Vec<(usize, Start)>>,
     grants: Vec<(usize, RecordId)>,
     revision: u64,
     /// What publishing acknowledged: by whom, and the record.
@@ -152,7 +153,7 @@ impl World {
             if self.nodes[n].records.is_none() {
                 self.nodes[n].start(self.dir.path());
             }
-            self.want_everybody(n);
+            self.want_everybody(n, Start::Wide);
         }
     }
 
@@ -242,7 +243,7 @@ impl World {
                 self.start_sessions(node);
             }
             Event::Period(n) => {
-                self.want_everybody(n);
+                self.want_everybody(n, Start::Probe);
                 self.in_ms(SYNC_MS, Event::Period(n));
             }
             event if self.chaos => self.trouble(event),
@@ -284,6 +285,7 @@ impl World {
     fn as_root(&mut self, kind: RecordKind, body: Vec<u8>) -> Option<RecordId> {
         let records = self.nodes[0].records.as_ref()?;
         let at = self.nodes[0].clock(self.now_ms);
+        self.nodes[0].written();
         let record = now(records.publish(&self.root, self.network, kind, body, [0; 16], at)).ok()?;
         self.nodes[0].forget_stuck();
         self.spread(0, None, &record);
@@ -350,7 +352,7 @@ impl World {
         }
         if governs {
             self.nodes[to].forget_stuck();
-            self.want_everybody(to);
+            self.want_everybody(to, Start::Wide);
         }
         if gap {
             self.want(to, from);
@@ -363,32 +365,34 @@ impl World {
 
     // # Sync
 
-    fn want_everybody(&mut self, n: usize) {
+    fn want_everybody(&mut self, n: usize, start: Start) {
         // Beginning behind itself, so that not all ask the first.
         for step in 1..self.nodes.len() {
-            self.queue(n, (n + step) % self.nodes.len());
+            self.queue(n, (n + step) % self.nodes.len(), start);
         }
         self.start_sessions(n);
     }
 
     fn want(&mut self, n: usize, peer: usize) {
-        self.queue(n, peer);
+        self.queue(n, peer, Start::Wide);
         self.start_sessions(n);
     }
 
-    fn queue(&mut self, n: usize, peer: usize) {
-        if peer != n && !self.waiting[n].contains(&peer) {
-            self.waiting[n].push(peer);
+    fn queue(&mut self, n: usize, peer: usize, start: Start) {
+        match self.waiting[n].iter_mut().find(|(waiting, _)| *waiting == peer) {
+            Some((_, how)) if start == Start::Wide => *how = start,
+            None if peer != n => self.waiting[n].push((peer, start)),
+            Some(_) | None => {}
         }
     }
 
     fn start_sessions(&mut self, n: usize) {
         while self.nodes[n].sessions() < MAX_SESSIONS {
-            let free = self.waiting[n].iter().position(|peer| !self.nodes[n].is_busy_with(*peer));
+            let free = self.waiting[n].iter().position(|(peer, _)| !self.nodes[n].is_busy_with(*peer));
             let Some(free) = free else { return };
-            let peer = self.waiting[n].remove(free);
+            let (peer, start) = self.waiting[n].remove(free);
             let (session, salt) = (self.next, self.rng.next_u64());
-            let Some(bytes) = self.nodes[n].pull(self.network, session, peer, salt) else { return };
+            let Some(bytes) = self.nodes[n].pull(self.network, session, peer, salt, start) else { return };
             self.in_ms(SESSION_TIMEOUT_MS, Event::Timeout { node: n, session });
             self.send(n, peer, false, Event::Request { to: peer, from: n, session, bytes });
         }
@@ -401,7 +405,7 @@ impl World {
             self.send(n, peer, false, Event::Request { to: peer, from: n, session, bytes });
         }
         if governed {
-            self.want_everybody(n);
+            self.want_everybody(n, Start::Wide);
         }
         if done {
             self.start_sessions(n);
@@ -440,7 +444,7 @@ impl World {
             }
             Event::Restart(n) => {
                 self.nodes[n].start(self.dir.path());
-                self.want_everybody(n);
+                self.want_everybody(n, Start::Wide);
             }
             Event::Fault(n) => {
                 let fault = if self.rng.below(2) == 0 { Fault::Full } else { Fault::Written };

@@ -7,7 +7,7 @@ use mhc_protocol::{
     NodeId,
     reconcile::{Client, Start, Step, Stored, Trouble},
     record::{Record, RecordError, VerifiedRecord},
-    wire::{MAX_LOG_BYTES, MAX_SYNC_RESPONSE_BYTES, SyncRequest, SyncResponse, WireError},
+    wire::{MAX_LOG_BYTES, MAX_SYNC_RESPONSE_BYTES, SyncRequest, SyncResponse, Want, WireError},
 };
 use mhc_storage::record::{Outcome, RecordsError, Refusal};
 
@@ -54,28 +54,34 @@ pub(super) struct Pulled {
 pub(super) async fn pull(shared: &Arc<Shared>, node: NodeId, start: Start) -> Result<Pulled, SyncError> {
     let conn = endpoint::connect(shared, node, endpoint::SYNC_ALPN).await?;
     let session = shared.pulls.open();
-    // Records that come with heads come before they can be claimed, so only a lone session asks for them.
-    let push_bytes = if session.is_alone() { u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX) } else { 0 };
     let local = Arc::new(Local { records: shared.records.clone(), network: shared.network, session });
-    let salt = salt()?;
+    let (salt, push_bytes) = (salt()?, u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX));
     let task = Arc::clone(shared);
     let begin =
         move || -> Result<_, SyncError> { Ok(Client::start(task.network, task.heads.get()?, salt, push_bytes, start)) };
     let (mut client, request) = blocking(begin).await?;
-    let mut pulled = Pulled::default();
+    let mut pulled = Pulled { new: pull_rivals(shared, &conn, node).await?, skipped: false };
     let mut step = Step::Ask(request);
     loop {
         (client, step) = match step {
             Step::Done => break,
-            Step::Ask(request) => {
+            Step::Ask(mut request) => {
+                let mut turn = None;
+                if let SyncRequest::Compare { push_bytes, .. } = &mut request {
+                    let may_push;
+                    (turn, may_push) = local.session.turn().await;
+                    *push_bytes = if may_push { *push_bytes } else { 0 };
+                }
                 let response = ask(&conn, &request).await?;
-                advance(client, &local, move |client, local| client.answered(response, local)).await?
+                let answered = advance(client, &local, move |client, local| client.answered(response, local)).await?;
+                drop(turn);
+                answered
             }
             Step::Store(envelopes) => {
                 let records = verified(envelopes).await?;
                 client.check::<RecordsError>(&records)?;
                 let stored = append(shared, records).await?;
-                pulled.new += stored.iter().filter(|stored| **stored == Stored::New).count() as u64;
+                pulled.new += count_new(&stored);
                 local.session.stored();
                 advance(client, &local, move |client, local| client.stored(&stored, local)).await?
             }
@@ -83,6 +89,34 @@ pub(super) async fn pull(shared: &Arc<Shared>, node: NodeId, start: Start) -> Re
     }
     pulled.skipped = local.session.has_skipped();
     Ok(pulled)
+}
+
+/// Gets the proof of equivocations that this peer's own session showed: when both nodes take one branch, heads don't tell
+/// any more that one of them has a record of the other branch.
+async fn pull_rivals(shared: &Arc<Shared>, conn: &Connection, node: NodeId) -> Result<u64, SyncError> {
+    let wants = shared.pulls.take_rivals(node);
+    if wants.is_empty() {
+        return Ok(0);
+    }
+    let request = SyncRequest::Logs { network: shared.network, wants: wants.clone() };
+    let SyncResponse::Logs { envelopes, .. } = ask(conn, &request).await? else {
+        return Err(junk("another answer than was asked for"));
+    };
+    let records = verified(envelopes).await?;
+    let asked = |record: &VerifiedRecord| {
+        let header = record.header();
+        let wanted = |want: &Want| header.author == want.author && (header.epoch, header.seq) >= (want.epoch, want.seq);
+        header.network == shared.network && wants.iter().any(wanted)
+    };
+    if !records.iter().all(asked) {
+        return Err(junk("records that weren't asked for"));
+    }
+    let stored = append(shared, records).await?;
+    Ok(count_new(&stored))
+}
+
+fn count_new(stored: &[Stored]) -> u64 {
+    stored.iter().filter(|stored| **stored == Stored::New).count() as u64
 }
 
 fn salt() -> Result<u64, SyncError> {

@@ -108,8 +108,14 @@ fn changes(committed: &mut Receiver<Committed>, network: NetworkId) -> Option<Ha
 
 #[cfg(test)]
 mod tests {
-    use mhc_protocol::{SecretKey, record::RecordKind};
-    use mhc_storage::record::testing::{self, Author};
+    use mhc_protocol::{
+        SecretKey,
+        record::{Body, Draft, RecordKind},
+    };
+    use mhc_storage::record::{
+        RecordsOptions,
+        testing::{self, Author, WRITTEN_AT},
+    };
 
     use super::*;
 
@@ -140,5 +146,34 @@ mod tests {
         let mut foreign = Author::new(3, SecretKey::from_seed(&[9; 32]).network());
         records.append(vec![foreign.write(kind, "x").unwrap()]).await.unwrap();
         assert!(same() && cache.get().unwrap().as_slice().len() == 2);
+    }
+
+    /// Prints how long the cache takes: `cargo test -p mhc-node heads::tests -- --ignored --nocapture`.
+    #[tokio::test]
+    #[ignore = "a measurement: it takes a minute"]
+    async fn heads_of_100_000_logs() {
+        let network = SecretKey::from_seed(&[200; 32]).network();
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path(), RecordsOptions::default(), vec![]).unwrap();
+        let first = |n: u64| {
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&n.to_le_bytes());
+            let (kind, body) = (RecordKind::new("test.v1"), Body { salt: [0; 16], bytes: vec![7; 100] });
+            let draft = Draft { network, epoch: 0, seq: 0, prev: None, at: WRITTEN_AT, kind, body };
+            draft.sign(&SecretKey::from_seed(&seed)).unwrap()
+        };
+        for batch in 0..20 {
+            records.append((0..5000).map(|n| first(batch * 5000 + n)).collect()).await.unwrap();
+        }
+        let cache = HeadCache::new(records.clone(), network);
+        let timed = |what: &str| {
+            let started = Instant::now();
+            let heads = cache.get().unwrap();
+            println!("{what}: {} heads in {:?}", heads.as_slice().len(), started.elapsed());
+        };
+        timed("read from the store");
+        timed("again");
+        records.append(vec![first(100_000)]).await.unwrap();
+        timed("with one new log");
     }
 }

@@ -9,16 +9,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mhc_protocol::{AuthorId, RecordId, wire::Head};
+use mhc_protocol::{
+    AuthorId, NodeId, RecordId,
+    wire::{Head, Want},
+};
 
 const MAX_STUCK: usize = 4096;
 /// A session that stored no page for so long loses its logs to others that ask for them. Longer than a request may
 /// take.
 const MAX_IDLE: Duration = Duration::from_secs(30);
+/// Longest wait for another session's first answer.
+const MAX_TURN: Duration = Duration::from_secs(5);
+
+/// Most peers whose rivals are remembered.
+const MAX_RIVAL_PEERS: usize = 64;
+const MAX_RIVALS: usize = 64;
 
 /// Shared by all sessions.
 #[derive(Debug, Default)]
-pub(in crate::net) struct Pulls(Mutex<Table>);
+pub(in crate::net) struct Pulls {
+    table: Mutex<Table>,
+    /// Held while records may be on their way that nobody has claimed yet.
+    pushing: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -29,6 +42,9 @@ struct Table {
     /// Heads that differ from ours although pulling their logs brings nothing, as the losing side of a fork does for
     /// ever. They are left alone until either side changes.
     stuck: HashSet<(AuthorId, RecordId, Option<RecordId>)>,
+    /// Places for which a peer has another record than we, until we have asked it for them.
+    rivals: HashMap<NodeId, Vec<Want>>,
+    followed: HashSet<(NodeId, Want)>,
 }
 
 impl Pulls {
@@ -43,11 +59,36 @@ impl Pulls {
 
     /// What may be written has changed: logs that brought nothing may bring something now.
     pub(super) fn try_all_again(&self) {
-        self.lock().stuck.clear();
+        let mut table = self.lock();
+        table.stuck.clear();
+        table.followed.clear();
+    }
+
+    /// A peer has other records than we in these places. Returns whether there is one among them to be followed up: each
+    /// is once, or two nodes that can't agree would have each other ask for ever.
+    pub(super) fn found_rivals(&self, node: NodeId, rivals: Vec<Want>) -> bool {
+        let mut table = self.lock();
+        if table.followed.len() >= MAX_STUCK {
+            table.followed.clear();
+        }
+        let mut news: Vec<_> = rivals.into_iter().filter(|rival| table.followed.insert((node, *rival))).collect();
+        if news.is_empty() || (table.rivals.len() >= MAX_RIVAL_PEERS && !table.rivals.contains_key(&node)) {
+            return false;
+        }
+        let waiting = table.rivals.entry(node).or_default();
+        news.retain(|rival| waiting.iter().all(|want| want.author != rival.author));
+        waiting.extend(news);
+        waiting.truncate(MAX_RIVALS);
+        true
+    }
+
+    /// What is to be asked of this peer before anything else.
+    pub(super) fn take_rivals(&self, node: NodeId) -> Vec<Want> {
+        self.lock().rivals.remove(&node).unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,8 +102,21 @@ pub(super) struct Session {
 
 impl Session {
     /// Whether no other session runs: nobody else can be asking for the same.
-    pub(super) fn is_alone(&self) -> bool {
+    fn is_alone(&self) -> bool {
         self.pulls.lock().sessions.len() == 1
+    }
+
+    /// To be held until the answer to a comparison has been taken, and its logs with it. A lone session may have records
+    /// sent along (then with true), and others wait until it knows of which logs; they don't wait for long.
+    pub(super) async fn turn(&self) -> (Option<tokio::sync::MutexGuard<'_, ()>>, bool) {
+        let turn = tokio::time::timeout(MAX_TURN, self.pulls.pushing.lock()).await.ok();
+        match self.is_alone() {
+            true => {
+                let may_push = turn.is_some();
+                (turn, may_push)
+            }
+            false => (None, false),
+        }
     }
 
     /// Whether a log was left to another session.
@@ -143,6 +197,30 @@ mod tests {
             one.is_alone() && one.claim(&head(1, 2), None) && one.claim(&head(2, 1), None),
             "free with the session"
         );
+    }
+
+    #[tokio::test]
+    async fn records_come_along_for_a_lone_session_and_others_wait_for_its_claims() {
+        let pulls = Arc::new(Pulls::default());
+        let one = pulls.open();
+        let (turn, may_push) = one.turn().await;
+        assert!(may_push);
+        let two = pulls.open();
+        let waiting = two.turn();
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(turn);
+        assert!(matches!(waiting.await, (None, false)));
+        assert!(matches!(one.turn().await, (None, false)), "no longer alone");
+    }
+
+    #[test]
+    fn rivals_are_followed_up_once() {
+        let pulls = Pulls::default();
+        let (node, want) = (NodeId::from_bytes([1; 32]), Want { author: head(1, 1).author, epoch: 0, seq: 5 });
+        assert!(!pulls.found_rivals(node, vec![]) && pulls.found_rivals(node, vec![want]));
+        assert_eq!((pulls.take_rivals(node), pulls.take_rivals(node)), (vec![want], vec![]));
+        assert!(!pulls.found_rivals(node, vec![want]));
     }
 
     #[test]

@@ -9,13 +9,13 @@ use bao_tree::{ChunkNum, ChunkRanges};
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use mhc_protocol::{
     BlobHash, NodeId,
-    reconcile::{compare, logs},
+    reconcile::{Compared, compare, logs},
     wire::{Have, MAX_HAVE_RANGES, MAX_SYNC_REQUEST_BYTES, SyncRequest, SyncResponse},
 };
-use mhc_storage::record::{Records, RecordsError};
+use mhc_storage::record::RecordsError;
 use tokio::sync::Semaphore;
 
-use super::{heads::HeadCache, local::Reader};
+use super::local::Reader;
 
 use crate::net::{
     book::Fault,
@@ -111,7 +111,7 @@ async fn respond(shared: &Arc<Shared>, node: NodeId, recv: &mut RecvStream) -> R
         SyncRequest::Logs { .. } | SyncRequest::Have { .. } => None,
     };
     let task = Arc::clone(shared);
-    let response = tokio::task::spawn_blocking(move || response(&task, &request)).await;
+    let response = tokio::task::spawn_blocking(move || response(&task, node, &request)).await;
     drop(turn);
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(peer = %node, %error, "sync request not answered");
@@ -121,7 +121,7 @@ async fn respond(shared: &Arc<Shared>, node: NodeId, recv: &mut RecvStream) -> R
     response.encode().map_err(|error| failed(&error))
 }
 
-fn response(shared: &Shared, request: &SyncRequest) -> Result<SyncResponse, RecordsError> {
+fn response(shared: &Shared, node: NodeId, request: &SyncRequest) -> Result<SyncResponse, RecordsError> {
     match request {
         SyncRequest::Compare { network, .. } if *network != shared.network => {
             Ok(SyncResponse::Compare { parts: vec![], heads: vec![], more: false, envelopes: vec![] })
@@ -129,25 +129,16 @@ fn response(shared: &Shared, request: &SyncRequest) -> Result<SyncResponse, Reco
         SyncRequest::Logs { network, .. } if *network != shared.network => {
             Ok(SyncResponse::Logs { envelopes: vec![], more: false })
         }
-        SyncRequest::Compare { .. } | SyncRequest::Logs { .. } => {
-            answer_records(&shared.records, &shared.heads, request)
-        }
-        SyncRequest::Have { hash } => Ok(SyncResponse::Have(have(shared, *hash))),
-    }
-}
-
-/// Answers what is about records of the network that `heads` are of. Blocks.
-pub(super) fn answer_records(
-    records: &Records,
-    heads: &HeadCache,
-    request: &SyncRequest,
-) -> Result<SyncResponse, RecordsError> {
-    match request {
         SyncRequest::Compare { network, salt, parts, push_bytes } => {
-            compare(&heads.get()?, &Reader { records, network: *network }, *salt, parts, *push_bytes)
+            let reader = Reader { records: &shared.records, network: *network };
+            let Compared { response, rivals } = compare(&shared.heads.get()?, &reader, *salt, parts, *push_bytes)?;
+            if shared.pulls.found_rivals(node, rivals) {
+                let _ = shared.sync_pokes.try_send(node);
+            }
+            Ok(response)
         }
-        SyncRequest::Logs { network, wants } => logs(&Reader { records, network: *network }, wants),
-        SyncRequest::Have { .. } => Ok(SyncResponse::Have(Have::Absent)),
+        SyncRequest::Logs { network, wants } => logs(&Reader { records: &shared.records, network: *network }, wants),
+        SyncRequest::Have { hash } => Ok(SyncResponse::Have(have(shared, *hash))),
     }
 }
 

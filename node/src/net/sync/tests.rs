@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mhc_protocol::{
     NetworkId, SecretKey,
-    reconcile::{Client, Start, Step, Stored},
+    reconcile::{Client, Start, Step, Stored, compare, logs},
     record::{Record, RecordKind, VerifiedRecord},
     wire::{MAX_LOG_BYTES, SyncRequest, SyncResponse},
 };
@@ -15,7 +15,12 @@ use mhc_storage::record::{
 use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
 use tempfile::TempDir;
 
-use super::{client, heads::HeadCache, local::Local, pulls::Pulls, server::answer_records};
+use super::{
+    client,
+    heads::HeadCache,
+    local::{Local, Reader},
+    pulls::Pulls,
+};
 use crate::net::ids;
 
 const KIND: RecordKind = RecordKind::new("test.v1");
@@ -48,8 +53,15 @@ impl Side {
     }
 
     fn answer(&self, request: &[u8]) -> Vec<u8> {
-        let request = SyncRequest::decode(request).unwrap();
-        answer_records(&self.records, &self.heads, &request).unwrap().encode().unwrap()
+        let reader = Reader { records: &self.records, network: network() };
+        let response = match SyncRequest::decode(request).unwrap() {
+            SyncRequest::Compare { salt, parts, push_bytes, .. } => {
+                compare(&self.heads.get().unwrap(), &reader, salt, &parts, push_bytes).unwrap().response
+            }
+            SyncRequest::Logs { wants, .. } => logs(&reader, &wants).unwrap(),
+            SyncRequest::Have { .. } => unreachable!("not asked"),
+        };
+        response.encode().unwrap()
     }
 
     /// Pulls from another node and counts what was new; broken off after `cut` steps.

@@ -70,10 +70,9 @@ async fn several_peers_dont_send_the_same_logs() {
     b.net.add_peer(c.net.ticket()).await.unwrap();
     until("all records are there", || b.records.count().unwrap() == 4000).await;
     let counted = |outcome| b.net.metrics().sync_records.get_or_create(&Outcomes { outcome }).get();
-    assert_eq!(counted("appended"), 4000);
-    // The one page that came with the heads may have been under way while the other peer was asked for the same logs.
-    let page = mhc_protocol::wire::MAX_LOG_RECORDS as u64;
-    assert!(counted("duplicate") <= page, "{} twice", counted("duplicate"));
+    until("all are counted", || counted("appended") == 4000).await;
+    // A log that goes on on the next page is asked for from its last record on.
+    assert!(counted("duplicate") < 10, "{} twice", counted("duplicate"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
