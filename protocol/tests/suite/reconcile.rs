@@ -221,6 +221,7 @@ fn a_server_notices_another_record_in_the_place_of_its_head() {
         (head(5, 1), Some(head(4, 2)), 0, "behind"),
         (head(5, 1), Some(head(6, 2)), 0, "ahead"),
         (head(0, 1), None, 0, "nothing"),
+        (head(0, 1), Some(head(0, 2)), 1, "a fork at the start"),
     ];
     for (ours, theirs, expected, name) in cases {
         let (server, client) = (Node::new(vec![ours]), Node::new(theirs.into_iter().collect()));
