@@ -69,8 +69,7 @@ pub fn compare<L: Logs>(
         lower = upper.clone();
     }
     let parts = smaller(salt, &differing);
-    let Missing { heads, from, more } = missing;
-    let rivals = rivals(&heads, &from);
+    let Missing { heads, from, rivals, more } = missing;
     let taken: usize = parts.iter().map(|part| part.upper.len_bytes() + PART_BYTES).sum::<usize>()
         + heads.len() * HEAD_BYTES
         + RESPONSE_FRAME_BYTES;
@@ -100,16 +99,6 @@ pub fn logs<L: Logs>(logs: &L, wants: &[Want]) -> Result<SyncResponse, L::Error>
     Ok(SyncResponse::Logs { envelopes: pages.envelopes, more })
 }
 
-/// The heads that the client lacks from their very place on: it has another record there.
-fn rivals(heads: &[Head], from: &[Option<Position>]) -> Vec<Want> {
-    let same_place = |(head, from): &(&Head, &Option<Position>)| {
-        // A client without the log lacks it from the start, which may be the place of a head too.
-        from.is_some_and(|from| from == (head.epoch, head.seq) && from != super::LOG_START)
-    };
-    let places = heads.iter().zip(from).filter(same_place);
-    places.take(MAX_RIVALS).map(|(head, _)| Want { author: head.author, epoch: head.epoch, seq: head.seq }).collect()
-}
-
 /// Cuts the parts that differ into smaller ones, in the order they came.
 fn smaller(salt: u64, differing: &[(Bound, &Bound, &[Head])]) -> Vec<Part> {
     let most = MAX_PARTS / differing.len().max(1);
@@ -130,6 +119,7 @@ fn smaller(salt: u64, differing: &[(Bound, &Bound, &[Head])]) -> Vec<Part> {
 struct Missing {
     heads: Vec<Head>,
     from: Vec<Option<Position>>,
+    rivals: Vec<Want>,
     more: bool,
 }
 
@@ -151,6 +141,10 @@ impl Missing {
             if self.heads.len() == MAX_HEADS {
                 self.more = true;
                 return;
+            }
+            let rival = same_tag.clone().any(|mark| (mark.epoch, mark.seq) == (head.epoch, head.seq));
+            if rival && self.rivals.len() < MAX_RIVALS {
+                self.rivals.push(Want { author: head.author, epoch: head.epoch, seq: head.seq });
             }
             self.heads.push(*head);
             self.from.push(start_of_missing(head, same_tag.copied()));

@@ -7,7 +7,7 @@
 use mhc_protocol::{
     RecordId,
     reconcile::{
-        Client, Start, Step, Trouble,
+        Client, Start, Step, Trouble, compare,
         testing::{Cost, Node, WRITTEN_AT, Writer, busy, network, pull, scattered, whole},
     },
     record::Record,
@@ -210,4 +210,24 @@ fn records_travel_as_they_are() {
     let records: Vec<_> = envelopes.iter().map(|envelope| Record::verify(envelope, WRITTEN_AT).unwrap()).collect();
     assert_eq!(records.iter().map(|record| record.header().seq).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(envelopes[1].len(), 400);
+}
+
+#[test]
+fn a_server_notices_another_record_in_the_place_of_its_head() {
+    let head = |seq, id: u8| Head { seq, id: RecordId::from_bytes([id; 32]), ..Writer::new(1, 5).head().unwrap() };
+    let cases = [
+        (head(5, 1), Some(head(5, 2)), 1, "a fork"),
+        (head(5, 1), Some(head(5, 1)), 0, "the same"),
+        (head(5, 1), Some(head(4, 2)), 0, "behind"),
+        (head(5, 1), Some(head(6, 2)), 0, "ahead"),
+        (head(0, 1), None, 0, "nothing"),
+        (head(0, 1), Some(head(0, 2)), 1, "a fork at the start"),
+    ];
+    for (ours, theirs, expected, name) in cases {
+        let (server, client) = (Node::new(vec![ours]), Node::new(theirs.into_iter().collect()));
+        let (_, request) = Client::start(network(), client.heads().clone(), SALT, 0, Start::Wide);
+        let SyncRequest::Compare { parts, .. } = request else { panic!("it compares") };
+        let compared = compare(server.heads(), &server, SALT, &parts, 0).unwrap();
+        assert_eq!(compared.rivals.len(), expected, "{name}");
+    }
 }
