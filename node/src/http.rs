@@ -1,8 +1,9 @@
 //! `/api/v1/node`: what the operator sees and does.
 
+mod publish_file;
+
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -18,10 +19,7 @@ use mhc_api::{
 };
 use mhc_platform::{Context, catalog};
 use mhc_protocol::{BlobHash, NodeId, RecordId, link::LinkClass, ticket::Ticket};
-use mhc_storage::{
-    blob::{ImportMode, ImportProgress},
-    record::Health,
-};
+use mhc_storage::record::Health;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -61,7 +59,7 @@ pub(crate) fn routes(operations: Operations) -> Routes {
         .routes(routes!(pin, unpin))
         .routes(routes!(gc))
         .routes(routes!(run_doctor))
-        .routes(routes!(publish_reference))
+        .routes(routes!(publish_file::publish_reference))
         .with_state(Arc::new(operations))
 }
 
@@ -427,46 +425,4 @@ async fn run_doctor(
 ) -> Result<Json<DoctorReport>, ApiError> {
     let checks = checks::running(&ops.context.records, &ops.context.blobs, query.rebuild).await;
     Ok(Json(DoctorReport { checks }))
-}
-
-/// A file on the node's own disk, to be published where it lies.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct ReferenceBody {
-    /// Absolute path on the node's machine.
-    #[schema(value_type = String)]
-    path: PathBuf,
-    title: Option<String>,
-    #[serde(default)]
-    description: String,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    #[schema(value_type = String)]
-    realm: mhc_protocol::manifest::Realm,
-}
-
-/// Publishes a file where it lies, without copying it.
-#[utoipa::path(
-    post, path = "/api/v1/videos/reference", tag = "videos", request_body = ReferenceBody,
-    responses((status = 201), (status = 400), (status = 401))
-)]
-async fn publish_reference(
-    State(ops): Shared,
-    _operator: Operator,
-    Json(body): Json<ReferenceBody>,
-) -> Result<Response, ApiError> {
-    if !body.path.is_absolute() {
-        return Err(ApiError::new(Code::BadRequest, "path must be absolute"));
-    }
-    let silent = Arc::new(|_: ImportProgress| {});
-    let imported = ops.context.blobs.import_file(&body.path, ImportMode::Reference, silent).await?;
-    let publication = catalog::Publication {
-        title: body.title,
-        description: body.description,
-        tags: body.tags,
-        realm: body.realm,
-        file_name: body.path.file_name().map(|name| name.to_string_lossy().into_owned()),
-    };
-    catalog::publish_response(&ops.context, imported.hash, imported.bytes, publication).await
 }

@@ -5,21 +5,17 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use futures::StreamExt;
-use indicatif::ProgressBar;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
     args::{Bundle, ExportBundle, Since},
-    client::{Client, causes},
+    client::Client,
+    commands::events,
     failure::{Exit, Failure},
     output::{Output, cell, plain, remark},
-    progress,
 };
 
-/// Longest line of an answer.
-const MAX_LINE_BYTES: usize = 16 << 20;
 /// Problems told to a person.
 const MAX_TOLD: usize = 20;
 
@@ -69,51 +65,7 @@ fn absolute(path: &Path) -> Result<String, Failure> {
 /// Has the node do it and shows how far it is. Returns its report.
 async fn job(client: &Client, name: &str, body: Value) -> Result<Value, Failure> {
     let request = client.request(Method::POST, &format!("/api/v1/node/bundles/{name}")).json(&body);
-    let response = client.send(request).await?;
-    let bar = progress::bytes(0, "starting");
-    let (mut waiting, mut chunks) = (Vec::new(), response.bytes_stream());
-    let broken = |why: String| {
-        Failure::new(
-            Exit::Unavailable,
-            format!("the node stopped answering{why}; give the same command again once it runs"),
-        )
-    };
-    while let Some(chunk) = chunks.next().await {
-        waiting.extend_from_slice(&chunk.map_err(|error| broken(format!(" ({})", causes(&error))))?);
-        while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = waiting.drain(..=end).collect();
-            let event: Value = serde_json::from_slice(&line)
-                .map_err(|error| Failure::new(Exit::BadData, format!("the node's answer isn't JSON: {error}")))?;
-            if let Some(report) = take(&bar, event)? {
-                bar.finish_and_clear();
-                return Ok(report);
-            }
-        }
-        if waiting.len() > MAX_LINE_BYTES {
-            return Err(Failure::new(Exit::BadData, "the node's answer has an endless line"));
-        }
-    }
-    bar.finish_and_clear();
-    Err(broken(String::new()))
-}
-
-/// Shows an event; the report when it was the last.
-fn take(bar: &ProgressBar, mut event: Value) -> Result<Option<Value>, Failure> {
-    match event["event"].as_str() {
-        Some("progress") => {
-            bar.set_message(plain(event["phase"].as_str().unwrap_or_default()));
-            bar.set_length(event["total_bytes"].as_u64().unwrap_or(0));
-            bar.set_position(event["done_bytes"].as_u64().unwrap_or(0));
-            Ok(None)
-        }
-        Some("done") => Ok(Some(event["report"].take())),
-        Some("failed") => {
-            bar.finish_and_clear();
-            let exit = Exit::from_problem(event["code"].as_str().unwrap_or_default());
-            Err(Failure::new(exit, plain(event["detail"].as_str().unwrap_or("it failed"))))
-        }
-        _ => Ok(None),
-    }
+    events::follow(client, request).await
 }
 
 fn exported(report: &Value) -> String {
@@ -232,20 +184,5 @@ mod tests {
         let damage = json!({ "bundle": "0000001A", "segment": 0, "entry": 12, "what": "bad\u{1b}[2J" });
         assert_eq!(damage_line(&damage), "bundle 0000001A, segment 0, entry 12: bad [2J");
         assert_eq!(damage_line(&json!({ "bundle": "A", "what": "w" })), "bundle A: w");
-    }
-
-    #[test]
-    fn events_end_with_a_report_or_a_failure() {
-        let bar = ProgressBar::hidden();
-        let done = take(&bar, json!({ "event": "done", "report": { "damaged": 0 } }));
-        assert_eq!(done.unwrap(), Some(json!({ "damaged": 0 })));
-        for event in
-            [json!({ "event": "started" }), json!({ "event": "progress" }), json!({ "event": "new" }), json!([])]
-        {
-            assert!(take(&bar, event.clone()).unwrap().is_none(), "{event}");
-        }
-        let failed = take(&bar, json!({ "event": "failed", "code": "storage_full", "detail": "no room" }));
-        let failure = failed.expect_err("it failed");
-        assert_eq!((failure.exit, failure.message.as_str()), (Exit::Failed, "no room"));
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::io::ReaderStream;
 use crate::{
     args::Publish,
     client::Client,
+    commands::events,
     failure::{Exit, Failure},
     output::{Output, cell, pairs, remark, size, table},
     progress,
@@ -32,10 +33,12 @@ const PAGE: usize = 200;
 
 pub(super) async fn publish(output: Output, client: &Client, options: Publish) -> Result<(), Failure> {
     let (file, bytes) = open(&options.file).await?;
-    let mut answer = if options.reference {
-        reference(client, &options).await?
-    } else {
-        upload(client, &options, file, bytes).await?
+    let mut answer = match on_its_machine(client, &options).await {
+        // The node may run as somebody else, who can't read it: then it is sent.
+        Err(failure) if !options.reference && matches!(failure.exit, Exit::Refused | Exit::NotFound) => {
+            upload(client, &options, file, bytes).await?
+        }
+        told => told?,
     };
     if let Some(path) = answer["url"].as_str().filter(|url| url.starts_with('/')) {
         answer["url"] = Value::String(client.url(path));
@@ -68,22 +71,18 @@ async fn open(path: &Path) -> Result<(File, u64), Failure> {
     Ok((file, metadata.len()))
 }
 
-async fn reference(client: &Client, options: &Publish) -> Result<Value, Failure> {
+/// Has the node read the file by itself: it runs on this machine.
+async fn on_its_machine(client: &Client, options: &Publish) -> Result<Value, Failure> {
     let path = tokio::fs::canonicalize(&options.file).await.map_err(|error| Failure::failed(error.to_string()))?;
     let Some(path) = path.to_str() else {
-        return Err(Failure::new(
-            Exit::Usage,
-            "the file's path isn't Unicode; rename it, or publish without --reference",
-        ));
+        let exit = if options.reference { Exit::Usage } else { Exit::Refused };
+        return Err(Failure::new(exit, "the file's path isn't Unicode; rename it, or publish without --reference"));
     };
-    let mut body = json!({ "path": path, "tags": options.tags });
+    let mut body = json!({ "path": path, "copy": !options.reference, "tags": options.tags });
     for (field, value) in texts(options) {
         body[field] = value.into();
     }
-    let spinner = progress::spinner("reading the file");
-    let answer = client.document(client.request(Method::POST, "/api/v1/videos/reference").json(&body)).await;
-    spinner.finish_and_clear();
-    answer
+    events::follow(client, client.request(Method::POST, "/api/v1/videos/reference").json(&body)).await
 }
 
 async fn upload(client: &Client, options: &Publish, file: File, bytes: u64) -> Result<Value, Failure> {

@@ -4,6 +4,7 @@
 mod bundle;
 mod content;
 mod doctor;
+mod events;
 mod get;
 mod network;
 mod node;

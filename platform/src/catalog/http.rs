@@ -106,7 +106,7 @@ struct PageQuery {
 
 /// What became of a publication.
 #[derive(Debug, Serialize, ToSchema)]
-struct PublishedBody {
+pub struct PublishedBody {
     content: String,
     blob: String,
     bytes: u64,
@@ -358,16 +358,26 @@ fn publication(mut upload: Upload) -> Result<Publication, ApiError> {
     })
 }
 
-/// Publishes a complete local blob and answers for it.
-pub async fn publish_response(
+/// Publishes a complete local blob and says what became of it: 201, or 200 when it was published before.
+pub async fn publish_and_tell(
+    context: &Context,
+    hash: BlobHash,
+    bytes: u64,
+    publication: Publication,
+) -> Result<(StatusCode, PublishedBody), ApiError> {
+    let published = core::publish(context, hash, bytes, publication).await?;
+    let status = if published.new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, PublishedBody::new(published, hash, bytes)))
+}
+
+async fn publish_response(
     context: &Context,
     hash: BlobHash,
     bytes: u64,
     publication: Publication,
 ) -> Result<Response, ApiError> {
-    let published = core::publish(context, hash, bytes, publication).await?;
-    let status = if published.new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(PublishedBody::new(published, hash, bytes))).into_response())
+    let (status, body) = publish_and_tell(context, hash, bytes, publication).await?;
+    Ok((status, Json(body)).into_response())
 }
 
 impl PublishedBody {

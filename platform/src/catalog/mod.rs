@@ -21,7 +21,7 @@ use mhc_storage::record::{Malformed, Projection, Rows};
 
 pub use self::{
     core::{Publication, PublishError, Published, publish},
-    http::{content_type_of, publish_response},
+    http::{PublishedBody, content_type_of, publish_and_tell},
     index::{Entry, Place, entries_of_blob, entry, is_replaced, newest},
 };
 use crate::{Context, Service};
