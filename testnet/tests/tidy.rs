@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("node", &["protocol", "config", "storage", "media", "satellite", "relay", "api", "platform"]),
     ("cli", &["node", "config", "protocol"]),
     ("testnet", &["protocol"]),
-    ("bench", &["testnet", "protocol"]),
+    ("bench", &["testnet", "platform", "storage", "protocol"]),
 ];
 
 /// What a crate's code must not mention, and why.

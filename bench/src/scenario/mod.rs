@@ -7,6 +7,7 @@ mod players;
 mod providers;
 mod publish;
 mod reconcile;
+mod records;
 mod serving;
 
 use anyhow::Result;
@@ -36,12 +37,14 @@ pub(crate) enum Scenario {
     G(Options),
     /// What it costs two nodes to have the same records, beside negentropy
     H(Options),
+    /// The record store: taking in and rebuilding, beside checking signatures alone
+    I(Options),
 }
 
 impl Scenario {
     /// All of them.
     pub(crate) fn all(options: &Options) -> Vec<Self> {
-        [Self::A, Self::B, Self::C, Self::D, Self::E, Self::F, Self::G, Self::H]
+        [Self::A, Self::B, Self::C, Self::D, Self::E, Self::F, Self::G, Self::H, Self::I]
             .into_iter()
             .map(|scenario| scenario(options.clone()))
             .collect()
@@ -56,7 +59,8 @@ impl Scenario {
             | Self::E(options)
             | Self::F(options)
             | Self::G(options)
-            | Self::H(options) => options,
+            | Self::H(options)
+            | Self::I(options) => options,
         }
     }
 
@@ -71,6 +75,7 @@ impl Scenario {
             Self::F(_) => "f",
             Self::G(_) => "g",
             Self::H(_) => "h",
+            Self::I(_) => "i",
         }
     }
 
@@ -84,6 +89,7 @@ impl Scenario {
             Self::F(_) => "200 players",
             Self::G(_) => "100 idle peers",
             Self::H(_) => "Reconciling logs",
+            Self::I(_) => "The record store",
         }
     }
 
@@ -96,7 +102,7 @@ impl Scenario {
             Self::D(_) => &["b3sum", "cp"],
             Self::E(_) => &["nginx", "wrk"],
             Self::F(_) => &["nginx"],
-            Self::G(_) | Self::H(_) => &[],
+            Self::G(_) | Self::H(_) | Self::I(_) => &[],
         }
     }
 
@@ -115,6 +121,7 @@ impl Scenario {
             Self::F(_) => players::measure(&bench),
             Self::G(_) => idle::measure(&bench),
             Self::H(options) => reconcile::measure(options),
+            Self::I(_) => records::measure(&bench),
         }
     }
 }

@@ -166,8 +166,8 @@ body!(Policy, |policy| {
     require("quotas", policy.quotas.keys().all(|name| name == Limits::ANYONE || name.parse::<Role>().is_ok()))?;
     require("quotas", policy.quotas.values().all(|limits| limits.kinds.len() <= KindLimits::MAX))?;
     let kinds = policy.quotas.values().flat_map(|limits| limits.kinds.keys());
-    let names = policy.fees.keys().chain(policy.gates.keys()).chain(policy.gates.values().flatten()).chain(kinds);
-    names.map(|name| line("name", Some(name), MAX_KEY_CHARS)).collect()
+    let mut names = policy.fees.keys().chain(policy.gates.keys()).chain(policy.gates.values().flatten()).chain(kinds);
+    names.try_for_each(|name| line("name", Some(name), MAX_KEY_CHARS))
 });
 
 body!(Erase, |erase| require("records", (1..=MAX_ERASED).contains(&erase.records.len())));

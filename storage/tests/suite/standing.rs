@@ -188,7 +188,7 @@ async fn a_fork_that_loses_takes_its_rows_and_its_grants_along() {
     let (one, other) = (make_member(&mut root, &author), members_only(&mut rival, 2));
     let note = author.write(NOTE, [1]).unwrap();
     store.append(vec![closed, one.clone(), note.clone()]).await.unwrap();
-    assert_eq!(shown(&store, &[note.clone()]), [true]);
+    assert_eq!(shown(&store, std::slice::from_ref(&note)), [true]);
     append(&store, &other).await;
     let is_member = one.id() < other.id();
     assert_eq!(shown(&store, &[note]), [is_member]);

@@ -294,8 +294,8 @@ impl World {
 
     fn write(&mut self, n: usize) {
         let erases = self.rng.below(8) == 0;
-        let mine = self.acknowledged.iter().filter(|(by, _)| *by == n);
-        let (kind, body) = match mine.last().filter(|_| erases) {
+        let last = self.acknowledged.iter().rev().find(|(by, _)| *by == n);
+        let (kind, body) = match last.filter(|_| erases) {
             Some((_, id)) => (ERASE, Erase { records: [*id].into() }.encode().expect("within bounds")),
             None => (MANIFEST, self.manifest()),
         };

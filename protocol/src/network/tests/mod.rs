@@ -194,7 +194,8 @@ fn bodies_round_trip_and_those_out_of_bounds_are_refused() {
         note: Some("Nächte".into()),
     };
     assert_eq!(Grant::decode(&grant.encode().unwrap()), Ok(grant.clone()));
-    let bad: [(&str, fn(&mut Grant)); 5] = [
+    type Bad = (&'static str, fn(&mut Grant));
+    let bad: [Bad; 5] = [
         ("depth", |grant| grant.depth = MAX_DEPTH + 1),
         ("channel", |grant| grant.role = Role::Admin),
         ("until", |grant| grant.until = Some(hour(0))),
