@@ -151,6 +151,24 @@ impl BlobRef {
 }
 
 impl Manifest {
+    /// A title and the bytes, and nothing else said about them.
+    pub fn new(title: impl Into<String>, kind: MediaKind, original: BlobRef) -> Self {
+        Self {
+            title: title.into(),
+            description: String::new(),
+            tags: vec![],
+            realm: Realm::default(),
+            language: None,
+            licence: None,
+            kind,
+            duration_ms: None,
+            original,
+            thumbnails: vec![],
+            collaborators: vec![],
+            supersedes: None,
+        }
+    }
+
     /// Reads and checks the body of a manifest record.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = cbor::decode(bytes, crate::record::MAX_RECORD_BYTES)?;

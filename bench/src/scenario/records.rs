@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use mhc_platform::services;
 use mhc_protocol::{
     BlobHash, SecretKey, Timestamp,
-    manifest::{BlobRef, MANIFEST, Manifest, MediaKind, Realm},
+    manifest::{BlobRef, MANIFEST, Manifest, MediaKind},
     record::{Body, Draft, Record},
 };
 use mhc_storage::record::{Projection, Records, RecordsOptions};
@@ -89,23 +89,17 @@ fn envelopes() -> Result<Vec<Vec<u8>>> {
 }
 
 fn manifest(number: u64) -> Manifest {
+    let original = BlobRef {
+        hash: BlobHash::of(&number.to_le_bytes()),
+        bytes: 1 << 20,
+        content_type: "video/mp4".into(),
+        name: Some("film.mp4".into()),
+    };
     Manifest {
-        title: format!("Film {number}"),
         description: "What happens in it, in a sentence or two, as an artist would write it.".into(),
         tags: vec!["short".into(), "village".into()],
-        realm: Realm::default(),
         language: Some("en".into()),
-        licence: None,
-        kind: MediaKind::Video,
         duration_ms: Some(60_000),
-        original: BlobRef {
-            hash: BlobHash::of(&number.to_le_bytes()),
-            bytes: 1 << 20,
-            content_type: "video/mp4".into(),
-            name: Some("film.mp4".into()),
-        },
-        thumbnails: vec![],
-        collaborators: vec![],
-        supersedes: None,
+        ..Manifest::new(format!("Film {number}"), MediaKind::Video, original)
     }
 }

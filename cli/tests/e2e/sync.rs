@@ -5,7 +5,7 @@ use std::{fs, path::Path, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use mhc_protocol::{
     BlobHash, NetworkId, SecretKey, Timestamp,
-    manifest::{BlobRef, MANIFEST, Manifest, MediaKind, Realm},
+    manifest::{BlobRef, MANIFEST, Manifest, MediaKind},
     record::{Body, Draft, VerifiedRecord},
 };
 use mhc_storage::record::{Projection, Records, RecordsOptions};
@@ -43,25 +43,10 @@ fn log(network: NetworkId, author: u64) -> Result<Vec<VerifiedRecord>> {
     let key = SecretKey::from_seed(BlobHash::of(&author.to_le_bytes()).as_bytes());
     let mut prev = None;
     let write = |seq: u64| {
-        let manifest = Manifest {
-            title: format!("Film {seq} of {author}"),
-            description: "x".repeat(400),
-            tags: vec![],
-            realm: Realm::default(),
-            language: None,
-            licence: None,
-            kind: MediaKind::Video,
-            duration_ms: None,
-            original: BlobRef {
-                hash: BlobHash::of(&(author * EACH + seq).to_le_bytes()),
-                bytes: 8,
-                content_type: "video/mp4".into(),
-                name: None,
-            },
-            thumbnails: vec![],
-            collaborators: vec![],
-            supersedes: None,
-        };
+        let hash = BlobHash::of(&(author * EACH + seq).to_le_bytes());
+        let original = BlobRef { hash, bytes: 8, content_type: "video/mp4".into(), name: None };
+        let title = format!("Film {seq} of {author}");
+        let manifest = Manifest { description: "x".repeat(400), ..Manifest::new(title, MediaKind::Video, original) };
         let body = Body { salt: [0; 16], bytes: manifest.encode()? };
         let record = Draft { network, epoch: 0, seq, prev, at: AT, kind: MANIFEST, body }.sign(&key)?;
         prev = Some(record.id());

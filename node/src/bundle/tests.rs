@@ -13,7 +13,7 @@ use mhc_platform::catalog;
 use mhc_protocol::{
     BlobHash, RecordId, SecretKey, Timestamp,
     bundle::{BUNDLES_DIR, BundleId, DAY_MS, Frame, MAX_WANTS_BYTES, Span, WantList},
-    manifest::{BlobRef, MANIFEST, Manifest, MediaKind, Realm},
+    manifest::{BlobRef, MANIFEST, Manifest, MediaKind},
     record::{Body, Draft},
 };
 use mhc_storage::{
@@ -73,20 +73,8 @@ impl Node {
     }
 
     async fn announce(&self, title: &str, hash: BlobHash, bytes: usize, content_type: &str) -> RecordId {
-        let manifest = Manifest {
-            title: title.into(),
-            description: String::new(),
-            tags: vec![],
-            realm: Realm::default(),
-            language: None,
-            licence: None,
-            kind: MediaKind::Video,
-            duration_ms: None,
-            original: BlobRef { hash, bytes: bytes as u64, content_type: content_type.into(), name: None },
-            thumbnails: vec![],
-            collaborators: vec![],
-            supersedes: None,
-        };
+        let original = BlobRef { hash, bytes: bytes as u64, content_type: content_type.into(), name: None };
+        let manifest = Manifest::new(title, MediaKind::Video, original);
         let Stores { key, network, records, .. } = &self.stores;
         let body = manifest.encode().unwrap();
         let record = records.publish(key, *network, MANIFEST, body, [1; 16], now()).await.unwrap();

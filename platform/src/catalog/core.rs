@@ -71,24 +71,19 @@ pub async fn publish(
 ) -> Result<Published, PublishError> {
     let inspection = context.inspector.inspect(blob).await?;
     let kind = inspection.kind;
+    let original = BlobRef {
+        hash: blob,
+        bytes,
+        content_type: inspection.content_type,
+        name: publication.file_name.as_deref().and_then(file_name),
+    };
+    let named = Manifest::new(title(&publication), kind, original);
     let manifest = Manifest {
-        title: title(&publication),
         description: publication.description,
         tags: tags(publication.tags),
         realm: publication.realm,
-        language: None,
-        licence: None,
-        kind,
         duration_ms: inspection.duration_ms,
-        original: BlobRef {
-            hash: blob,
-            bytes,
-            content_type: inspection.content_type,
-            name: publication.file_name.as_deref().and_then(file_name),
-        },
-        thumbnails: vec![],
-        collaborators: vec![],
-        supersedes: None,
+        ..named
     };
     let body = manifest.encode()?;
     if let Some(content) = published_before(context, &manifest)? {

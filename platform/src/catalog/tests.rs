@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use mhc_api::{Gateway, GatewayOptions, OperatorToken, testing};
 use mhc_protocol::{
     AuthorId, BlobHash, NetworkId, SecretKey, Timestamp,
-    manifest::{BlobRef, MediaKind, Realm},
+    manifest::{BlobRef, MediaKind},
     record::{RecordKind, VerifiedRecord},
 };
 use mhc_storage::{
@@ -271,21 +271,7 @@ fn body(title: &str, supersedes: Option<mhc_protocol::RecordId>) -> Vec<u8> {
         content_type: "video/mp4".into(),
         name: None,
     };
-    let manifest = Manifest {
-        title: title.into(),
-        description: String::new(),
-        tags: vec![],
-        realm: Realm::default(),
-        language: None,
-        licence: None,
-        kind: MediaKind::Video,
-        duration_ms: None,
-        original,
-        thumbnails: vec![],
-        collaborators: vec![],
-        supersedes,
-    };
-    manifest.encode().unwrap()
+    Manifest { supersedes, ..Manifest::new(title, MediaKind::Video, original) }.encode().unwrap()
 }
 
 /// Over all services, so that a new one is tested by being listed.

@@ -9,7 +9,7 @@ use std::{
 
 use mhc_protocol::{
     AuthorId, BlobHash, NetworkId, RecordId, SecretKey, Timestamp,
-    manifest::{BlobRef, MANIFEST, Manifest, MediaKind, Realm},
+    manifest::{BlobRef, MANIFEST, Manifest, MediaKind},
     network::{ERASE, Erase, GRANT, Grant, Membership, POLICY, Policy, REVOKE, Revoke, Role},
     reconcile::Start,
     record::{Body, Draft, RecordKind, VerifiedRecord},
@@ -314,21 +314,7 @@ impl World {
             content_type: "video/mp4".into(),
             name: None,
         };
-        let manifest = Manifest {
-            title: format!("film {number}"),
-            description: String::new(),
-            tags: vec![],
-            realm: Realm::default(),
-            language: None,
-            licence: None,
-            kind: MediaKind::Video,
-            duration_ms: None,
-            original,
-            thumbnails: vec![],
-            collaborators: vec![],
-            supersedes: None,
-        };
-        manifest.encode().expect("within bounds")
+        Manifest::new(format!("film {number}"), MediaKind::Video, original).encode().expect("within bounds")
     }
 
     fn spread(&mut self, n: usize, except: Option<usize>, record: &VerifiedRecord) {
