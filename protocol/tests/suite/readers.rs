@@ -23,42 +23,40 @@ fn assert_fair(a: u64, b: u64, what: &str) {
     assert!(ratio < 1.5, "{what}: {a} and {b}");
 }
 
+/// Asks for two ranges at once and stops while both want more.
+fn two_demands_are_served_alike(mut net: Net, class: DemandClass, ranges: [std::ops::Range<u64>; 2], until_us: u64) {
+    net.wanted = ranges.to_vec();
+    for (id, range) in ranges.iter().enumerate() {
+        let demand = Demand { class, deadline: None, range: range.clone(), give_up_ms: None };
+        net.sched.demand(net.now(), id as u64, demand);
+    }
+    while net.now_us < until_us {
+        net.step();
+    }
+    let [a, b] = ranges.map(|range| local(&net, range));
+    assert_fair(a, b, &format!("{class:?}"));
+}
+
+const CLASSES: [DemandClass; 3] = [DemandClass::Playhead, DemandClass::Lookahead, DemandClass::Background];
+
 #[test]
 fn demands_of_one_class_get_equal_shares() {
-    for class in [DemandClass::Playhead, DemandClass::Lookahead, DemandClass::Background] {
-        let mut net = Net::new(256 * MIB, some_peers(5), f64::MAX, 5_000, 3);
-        let ranges = [0..64 * MIB, 128 * MIB..192 * MIB];
-        net.wanted = ranges.to_vec();
-        for (id, range) in ranges.iter().enumerate() {
-            let demand = Demand { class, deadline: None, range: range.clone(), give_up_ms: None };
-            net.sched.demand(net.now(), id as u64, demand);
-        }
-        while net.now_us < 4_000_000 {
-            net.step();
-        }
-        assert_fair(local(&net, ranges[0].clone()), local(&net, ranges[1].clone()), &format!("{class:?}"));
+    for class in CLASSES {
+        let net = Net::new(256 * MIB, some_peers(5), f64::MAX, 5_000, 3);
+        two_demands_are_served_alike(net, class, [0..64 * MIB, 128 * MIB..192 * MIB], 4_000_000);
     }
 }
 
 #[test]
 fn random_networks_are_shared_fairly() {
     for seed in seeds(12) {
+        println!("seed {seed}");
         let mut rng = Rng(seed);
         let peers: Vec<Peer> =
             (0..2 + rng.below(5)).map(|_| Peer::honest(rng.log_uniform(3.0, 40.0), 5 + rng.below(250))).collect();
-        let class = [DemandClass::Playhead, DemandClass::Lookahead, DemandClass::Background][rng.below(3) as usize];
-        let mut net = Net::new(512 * MIB, peers, f64::MAX, 5_000, seed);
-        let ranges = [0..128 * MIB, 256 * MIB..384 * MIB];
-        net.wanted = ranges.to_vec();
-        for (id, range) in ranges.iter().enumerate() {
-            let demand = Demand { class, deadline: None, range: range.clone(), give_up_ms: None };
-            net.sched.demand(net.now(), id as u64, demand);
-        }
-        while net.now_us < 6_000_000 {
-            net.step();
-        }
-        let [a, b] = ranges.map(|range| local(&net, range));
-        assert_fair(a, b, &format!("seed {seed}, {class:?}"));
+        let class = CLASSES[rng.below(3) as usize];
+        let net = Net::new(512 * MIB, peers, f64::MAX, 5_000, seed);
+        two_demands_are_served_alike(net, class, [0..128 * MIB, 256 * MIB..384 * MIB], 6_000_000);
     }
 }
 
