@@ -1,5 +1,13 @@
 //! Honest nodes among themselves.
 
+use mhc_storage::{
+    kv::{
+        Durability, Engine, KeyRange,
+        redb::{Redb, RedbOptions},
+    },
+    record::RECORDS_FILE,
+};
+
 use super::*;
 use crate::net::metrics::Outcomes;
 
@@ -55,6 +63,37 @@ async fn a_late_joiner_gets_everything() {
     assert!(long.iter().all(|record| b.has(record)));
     let synced = b.net.metrics().sync_records.get_or_create(&Outcomes { outcome: "appended" }).get();
     assert_eq!(synced, 1200);
+}
+
+/// Flips a bit in the middle of the record's bytes on the disk of a node that doesn't run.
+fn damage(dir: &TempDir, record: &VerifiedRecord) {
+    let file = dir.path().join("records").join(RECORDS_FILE);
+    let store = Redb::open(&file, &RedbOptions::default()).unwrap();
+    let mut tx = store.write().unwrap();
+    let rows = tx.scan("log", KeyRange::all(), usize::MAX).unwrap();
+    let (key, mut value) = rows.into_iter().find(|(_, value)| *value == record.to_bytes()).unwrap();
+    let middle = value.len() / 2;
+    value[middle] ^= 1;
+    tx.put("log", &key, &value).unwrap();
+    tx.commit(Durability::Durable).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_record_comes_back_from_a_peer() {
+    let (a, b) = (Node::start(1).await, Node::start(2).await);
+    let log = chain(50, 5);
+    a.records.append(log.clone()).await.unwrap();
+    b.join(&a).await;
+    until("it is synced", || b.records.count().unwrap() == 5).await;
+    let dir = b.stop().await;
+    damage(&dir, &log[2]);
+    let b = Node::start_in(dir, options(2)).await;
+    assert_eq!(b.records.scrub().await.unwrap().damaged, [log[2].id()]);
+    assert!(!b.has(&log[2]));
+    b.join(&a).await;
+    until("it comes back", || b.has(&log[2])).await;
+    let heads = |node: &Node| node.records.heads(network(), None, 9).unwrap();
+    until("both have one log", || heads(&a) == heads(&b)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
