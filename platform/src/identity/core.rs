@@ -11,7 +11,7 @@ use mhc_protocol::{
         Action, Authority, BodyError, Denied, Effective, GRANT, Grant, Limits, MAX_DEPTH, Membership, POLICY, Policy,
         REVOKE, Revoke, Role, When,
     },
-    record::VerifiedRecord,
+    record::{MIN_AT, VerifiedRecord},
 };
 use mhc_storage::record::RecordsError;
 
@@ -80,7 +80,8 @@ pub(super) async fn grant(context: &Context, request: Request) -> Result<Verifie
         }
     };
     let Request { to, role, channel, until, depth, note } = request;
-    let grant = Grant { to, role, channel, from: now, until, depth, under, note };
+    // From ever on: what somebody wrote before is theirs as well.
+    let grant = Grant { to, role, channel, from: MIN_AT, until, depth, under, note };
     Ok(signer.publish(GRANT, grant.encode()?).await?)
 }
 
@@ -121,7 +122,7 @@ pub(super) async fn change_policy(context: &Context, change: PolicyChange) -> Re
             &context.publisher
         }
     };
-    let mut policy = authority.policy(now).cloned().unwrap_or_default();
+    let mut policy = authority.latest().cloned().unwrap_or_default();
     policy.revision += 1;
     policy.name = change.name.or(policy.name);
     policy.membership = change.membership.unwrap_or(policy.membership);

@@ -13,6 +13,7 @@ use mhc_api::{
 use mhc_protocol::{
     AuthorId, RecordId, Timestamp,
     network::{Effective, Limits, Membership, Policy, Role, When},
+    record::MIN_AT,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -75,7 +76,7 @@ async fn show(State(context): Shared) -> Result<Json<NetworkView>, ApiError> {
     };
     let grants = authority.grants().filter(|held| held.holds(when)).count();
     let Policy { revision, name, membership, fees, gates, quotas, essential, issuers } =
-        authority.policy(when.at).cloned().unwrap_or_default();
+        authority.latest().cloned().unwrap_or_default();
     Ok(Json(NetworkView {
         network: context.publisher.network().to_string(),
         name,
@@ -106,8 +107,9 @@ struct GrantView {
     state: &'static str,
     #[schema(value_type = Option<String>)]
     channel: Option<AuthorId>,
-    /// RFC 3339.
-    from: String,
+    /// RFC 3339; absent when it holds from ever on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
     /// RFC 3339; absent when it has no end.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
@@ -134,7 +136,7 @@ impl GrantView {
             role: grant.role,
             state,
             channel: grant.channel,
-            from: time::rfc3339(grant.from),
+            from: (grant.from > MIN_AT).then(|| time::rfc3339(grant.from)),
             until: grant.until.map(time::rfc3339),
             depth: grant.depth,
             by: held.by,

@@ -140,10 +140,10 @@ impl Authority {
         if actor == self.root {
             return Ok(());
         }
-        let membership = self.policy(when.at).map_or(Membership::default(), |policy| policy.membership);
+        let membership = self.membership();
         let mut roles = self.holding(actor, when).map(|effective| (effective.grant.role, effective.grant.channel));
         let is_member = self.holding(actor, when).next().is_some();
-        let is_issuer = || self.policy(when.at).is_some_and(|policy| policy.issuers.contains(&actor));
+        let is_issuer = || self.latest().is_some_and(|policy| policy.issuers.contains(&actor));
         let allowed = match action {
             Action::Write => is_member || membership == Membership::Open,
             Action::Publish => match membership {
@@ -178,16 +178,15 @@ impl Authority {
 
     /// How much `author` may write at that moment.
     pub fn limits(&self, author: AuthorId, when: When) -> Limits {
-        let policy = self.policy(when.at);
         let role = match author == self.root {
             true => Some(Role::Admin),
             false => self.role(author, when),
         };
-        if role.is_none() && policy.is_some_and(|policy| policy.membership != Membership::Open) {
+        if role.is_none() && self.membership() != Membership::Open {
             return Limits::NONE;
         }
         let name = role.map_or(Limits::ANYONE, Role::as_str);
-        let set = policy.and_then(|policy| policy.quotas.get(name)).cloned();
+        let set = self.policy(when.at).and_then(|policy| policy.quotas.get(name)).cloned();
         match author == self.root {
             // A root that locked itself out could never mend it.
             true => Limits::default_of(role),
@@ -200,7 +199,18 @@ impl Authority {
         self.holding(author, when).map(|effective| effective.grant.role).max()
     }
 
-    /// The policy in force at that time; `None` before the first: then the defaults hold.
+    /// The policy with the highest revision; `None` before the first: then the defaults hold.
+    pub fn latest(&self) -> Option<&Policy> {
+        self.policies.last().map(|(.., policy)| policy)
+    }
+
+    /// Who may write. Whatever the time of what is written: strangers would date it back to before the network was
+    /// closed.
+    fn membership(&self) -> Membership {
+        self.latest().map_or(Membership::default(), |policy| policy.membership)
+    }
+
+    /// The policy whose quotas hold at that time; `None` before the first: then the defaults hold.
     pub fn policy(&self, at: Timestamp) -> Option<&Policy> {
         self.policies.iter().rev().find(|(from, ..)| *from <= at).map(|(.., policy)| policy)
     }

@@ -9,8 +9,8 @@
 //!   grant names the one it stands on, up to the root's, so that the chain can be checked without asking.
 //! - **A revocation** ends a grant at a place in the holder's log: what the holder signed up to there stays, and
 //!   nothing after it counts. A place can't be dated back, as a time could.
-//! - **The policy** says who may write, what that costs, and how much. Later revisions replace earlier ones from
-//!   their own time on.
+//! - **The policy** says who may write, what that costs, and how much. The latest revision says who, also of what was
+//!   written before it, since strangers could date that back; how much is said by the one of the time.
 //!
 //! Whether a record counts is decided by its author, its time and its place, never by the clock of the node that
 //! asks. A record that doesn't count stays in its log, where others follow it, and is kept out of the index.

@@ -666,7 +666,7 @@ pub(super) fn cases() -> Vec<Case> {
             STRANGER,
         ),
         (
-            "a policy counts from its time on",
+            "a network that was closed is closed for what is dated back",
             |w| {
                 w.clock = 3;
                 w.policy('R', 1, Membership::Members);
@@ -675,7 +675,7 @@ pub(super) fn cases() -> Vec<Case> {
             Action::Write,
             2,
             LAST,
-            OK,
+            STRANGER,
         ),
         (
             "a revoked admin's policy is void",
