@@ -52,6 +52,9 @@ fn check(seed: u64) -> Result<(), String> {
     for (n, node) in world.nodes.iter().enumerate() {
         let Some(records) = &node.records else { return Err(format!("node {n} doesn't run")) };
         let view = records.view(mhc_platform::catalog::NAME).map_err(|error| error.to_string())?;
+        if world.is_ruled_by_forgery(records) {
+            return Err(format!("node {n} honours a grant that nobody had a right to give"));
+        }
         for id in &world.forged {
             if mhc_platform::catalog::entry(&view, *id).map_err(|error| error.to_string())?.is_some() {
                 return Err(format!("node {n} shows record {id}, which nobody had a right to write"));

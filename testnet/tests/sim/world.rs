@@ -162,6 +162,12 @@ impl World {
         self.nodes.iter().map(|node| node.records.as_ref()?.index_digest().ok()).collect()
     }
 
+    /// Whether a forged grant counts, or it can't be told.
+    pub(crate) fn is_ruled_by_forgery(&self, records: &Records) -> bool {
+        let authority = records.authority(self.network);
+        authority.map_or(true, |authority| authority.grants().any(|held| self.forged.contains(&held.id)))
+    }
+
     /// Where two nodes differ, for a person.
     pub(crate) fn difference(&self, one: usize, other: usize) -> String {
         let (Some(one), Some(other)) = (&self.nodes[one].records, &self.nodes[other].records) else {
