@@ -119,6 +119,16 @@ impl<'a> KeyRange<'a> {
         self
     }
 
+    /// What comes after `key` in the range's order.
+    #[must_use]
+    pub(crate) fn after(self, key: &[u8]) -> KeyRange<'a> {
+        let Self { start, end, reverse } = self;
+        match reverse {
+            true => Self { start, end: Some(Cow::Owned(key.to_vec())), reverse },
+            false => Self { start: Cow::Owned([key, &[0]].concat()), end, reverse },
+        }
+    }
+
     /// The same from the far end.
     #[must_use]
     pub fn reversed(mut self) -> Self {

@@ -14,7 +14,13 @@ use ::redb::{
     TableDefinition, TableError, TableHandle, TransactionError, WriteTransaction,
 };
 
-use super::{Durability, Engine, Entry, KeyRange, KvError, ReadTx, Snapshot, WriteTx};
+use super::{
+    Durability, Engine, Entry, KeyRange, KvError, ReadTx, Snapshot, WriteTx,
+    overlay::{Changes, Overlay},
+};
+
+/// Bytes of keys and values that a transaction keeps in memory before they go into the tree.
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 
 /// How a redb file is opened.
 #[derive(Debug, Clone)]
@@ -95,7 +101,8 @@ impl Engine for Redb {
     }
 
     fn write(&self) -> Result<Box<dyn WriteTx + '_>, KvError> {
-        Ok(Box::new(Write(self.0.begin_write().map_err(transaction)?)))
+        let transaction = self.0.begin_write().map_err(transaction)?;
+        Ok(Box::new(Write(Overlay::new(Transaction(transaction)))))
     }
 }
 
@@ -123,9 +130,13 @@ impl ReadTx for Read {
     }
 }
 
-struct Write(WriteTransaction);
+/// Writes wait in memory and go into the tree in the order of their keys: a tree that is much larger than the cache
+/// takes them several times as fast as in the order in which they come.
+struct Write(Overlay<Transaction>);
 
-impl ReadTx for Write {
+struct Transaction(WriteTransaction);
+
+impl ReadTx for Transaction {
     fn get(&self, name: &str, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
         get(&self.0.open_table(Definition::new(name)).map_err(table)?, key)
     }
@@ -139,30 +150,80 @@ impl ReadTx for Write {
     }
 }
 
+impl Transaction {
+    fn apply(&self, name: &str, changes: Changes) -> Result<(), KvError> {
+        let definition = Definition::new(name);
+        if changes.cleared {
+            self.0.delete_table(definition).map(drop).map_err(table)?;
+        }
+        if changes.entries.is_empty() {
+            return Ok(());
+        }
+        let mut table = self.0.open_table(definition).map_err(self::table)?;
+        for (key, value) in changes.entries {
+            match value {
+                Some(value) => table.insert(key.as_slice(), value.as_slice()).map(drop).map_err(storage)?,
+                None => table.remove(key.as_slice()).map(drop).map_err(storage)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Write {
+    fn change(&mut self, name: &str, key: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
+        self.0.put(name, key, value);
+        match self.0.bytes() < MAX_WAITING_BYTES {
+            true => Ok(()),
+            false => self.carry_out(),
+        }
+    }
+
+    fn carry_out(&mut self) -> Result<(), KvError> {
+        let waiting = self.0.take();
+        waiting.into_iter().try_for_each(|(name, changes)| self.0.base().apply(&name, changes))
+    }
+}
+
+impl ReadTx for Write {
+    fn get(&self, name: &str, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.0.get(name, key)
+    }
+
+    fn scan(&self, name: &str, range: KeyRange<'_>, limit: usize) -> Result<Vec<Entry>, KvError> {
+        self.0.scan(name, range, limit)
+    }
+
+    fn tables(&self) -> Result<Vec<String>, KvError> {
+        self.0.tables()
+    }
+}
+
 impl WriteTx for Write {
     fn put(&mut self, name: &str, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        let mut table = self.0.open_table(Definition::new(name)).map_err(self::table)?;
-        table.insert(key, value).map(drop).map_err(storage)
+        self.change(name, key, Some(value))
     }
 
     fn delete(&mut self, name: &str, key: &[u8]) -> Result<(), KvError> {
-        let mut table = self.0.open_table(Definition::new(name)).map_err(self::table)?;
-        table.remove(key).map(drop).map_err(storage)
+        self.change(name, key, None)
     }
 
     fn clear(&mut self, name: &str) -> Result<(), KvError> {
-        self.0.delete_table(Definition::new(name)).map(drop).map_err(table)
+        self.0.clear(name);
+        Ok(())
     }
 
     fn commit(mut self: Box<Self>, durability: Durability) -> Result<(), KvError> {
+        self.carry_out()?;
         let durability = match durability {
             Durability::Durable => ::redb::Durability::Immediate,
             Durability::Buffered => ::redb::Durability::None,
         };
-        self.0.set_durability(durability).map_err(|error| KvError::Other(error.to_string()))?;
-        self.0.set_two_phase_commit(true);
-        self.0.set_quick_repair(true);
-        self.0.commit().map_err(|error| match error {
+        let (Transaction(mut transaction), _) = self.0.into_parts();
+        transaction.set_durability(durability).map_err(|error| KvError::Other(error.to_string()))?;
+        transaction.set_two_phase_commit(true);
+        transaction.set_quick_repair(true);
+        transaction.commit().map_err(|error| match error {
             CommitError::Storage(error) => storage(error),
             error => KvError::Other(error.to_string()),
         })

@@ -34,9 +34,9 @@ use crate::kv::{Durability, KvError, WriteTx};
 /// What one commit takes at most, unless a single command brings more.
 const MAX_BATCH_RECORDS: usize = 256;
 /// How many records a rebuild of the index reads between two batches of commands.
-const REBUILD_RECORDS: usize = 1024;
+const REBUILD_RECORDS: usize = 4096;
 /// So many steps of a rebuild share a flush when nothing else asks for one.
-const REBUILD_STEPS_PER_FLUSH: u32 = 16;
+const REBUILD_STEPS_PER_FLUSH: u32 = 4;
 /// Commands that wait for the writer; then callers wait.
 const MAX_QUEUED: usize = 1024;
 

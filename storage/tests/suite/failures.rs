@@ -231,15 +231,17 @@ async fn a_rebuild_that_fails_leaves_the_old_index_and_can_be_repeated() {
     for fault in [Fault::Full, Fault::Lost, Fault::Kept, Fault::Panic] {
         let (dir, plan) = (tempfile::tempdir().unwrap(), Arc::new(Plan::default()));
         let store = open(dir.path(), plan.opener());
-        let mut author = Author::new(2, network());
-        let notes: Vec<_> = (0..4_000u32).map(|n| author.write(NOTE, n.to_be_bytes()).unwrap()).collect();
-        store.append(notes).await.unwrap();
+        for seed in 2..5 {
+            let mut author = Author::new(seed, network());
+            let notes = (0..4_500u32).map(|n| author.write(NOTE, n.to_be_bytes()).unwrap()).collect();
+            store.append(notes).await.unwrap();
+        }
         let digest = store.index_digest().unwrap();
-        // In the third of its transactions.
+        // In the third of its four transactions.
         plan.faults.lock().unwrap().extend([Some(fault), None, None]);
         store.rebuild().await.unwrap_err();
         assert_eq!(store.index_digest().unwrap(), digest, "{fault:?}");
-        assert_eq!(store.rebuild().await.unwrap(), 4_000, "{fault:?}");
+        assert_eq!(store.rebuild().await.unwrap(), 13_500, "{fault:?}");
         assert_eq!(store.index_digest().unwrap(), digest, "{fault:?}");
         assert!(store.check_index().unwrap(), "{fault:?}");
     }
