@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, thread, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use mhc_testnet::{
     netns::{self, RunId},
@@ -35,7 +35,7 @@ enum Command {
     /// Exit codes: 0 all passed, 1 one failed, 2 usage, 3 one was void (a path wasn't what it is to be) and none
     /// failed, 4 networks can't be made here, 130 stopped.
     Run {
-        /// Names of scenarios, or `all`
+        /// Names of scenarios, beginnings of names up to a dash, or `all`
         #[arg(required = true)]
         scenarios: Vec<String>,
         /// Print one JSON document on stdout instead of tables
@@ -73,26 +73,13 @@ fn main() -> ExitCode {
 
 /// Finds out everything that can be wrong before anything is made. The error comes with its exit code.
 fn prepare(names: &[String], mhc: Option<PathBuf>) -> Result<(Vec<Scenario>, PathBuf), (u8, anyhow::Error)> {
-    let scenarios = chosen(names).map_err(|error| (2, error))?;
+    let named = names.iter().map(|name| scenarios::named(name)).collect::<Result<Vec<_>>>();
+    let scenarios = named.map_err(|error| (2, error))?.concat();
     let mhc = program(mhc).map_err(|error| (2, error))?;
     if let Some(why) = netns::why_not() {
         return Err((CANT, anyhow::Error::msg(why)));
     }
     Ok((scenarios, mhc))
-}
-
-fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
-    let all = scenarios::ALL;
-    let known = || all.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
-    let mut chosen = vec![];
-    for name in names {
-        match all.iter().find(|scenario| scenario.name == name) {
-            _ if name == "all" => chosen.extend(all),
-            Some(scenario) => chosen.push(*scenario),
-            None => bail!("no scenario '{name}'; there are: {}", known()),
-        }
-    }
-    Ok(chosen)
 }
 
 fn program(given: Option<PathBuf>) -> Result<PathBuf> {

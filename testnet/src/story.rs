@@ -28,6 +28,8 @@ use crate::{
 
 /// Ports of libp2p and iroh: the defaults, since each node has a host to itself.
 const PORTS: (u16, u16) = (4480, 4481);
+/// What nodes log, unless `MHC_TEST_LOG` says otherwise.
+const LOG_FILTER: &str = "info,mhc_node=debug";
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// A hiccup of the machine isn't the wire's fault: so often it is measured before the run is void.
 const CALIBRATIONS: usize = 3;
@@ -321,7 +323,8 @@ impl Story {
             ports: PORTS,
             print_log: false,
             ..NodeOptions::new(&self.mhc, &host.name)
-        };
+        }
+        .env("MHC_LOG", LOG_FILTER);
         let mut node = Node::prepare(change(options), self.dir().join(&host.name).join("home"));
         self.logs.push((host.name.clone(), node.log_handle()));
         node.restart()?;

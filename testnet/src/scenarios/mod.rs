@@ -4,6 +4,7 @@ mod geo;
 mod lan;
 mod line;
 mod nat;
+mod shutdown;
 
 use std::path::PathBuf;
 
@@ -27,8 +28,19 @@ pub const ALL: &[Scenario] = &[
     nat::RESTRICTED_CONE,
     nat::PORT_RESTRICTED_CONE,
     nat::SYMMETRIC,
+    shutdown::SCENARIO,
     line::SCENARIO,
 ];
+
+/// Those of a name: one scenario, all whose names begin with `name-`, or `all`. The error names what there is.
+pub fn named(name: &str) -> Result<Vec<Scenario>> {
+    let group = format!("{name}-");
+    let is = |scenario: &&Scenario| name == "all" || scenario.name == name || scenario.name.starts_with(&group);
+    let found: Vec<_> = ALL.iter().filter(is).copied().collect();
+    let names = || ALL.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
+    ensure!(!found.is_empty(), "no scenario '{name}'; there are: {}", names());
+    Ok(found)
+}
 
 /// A film that a node published.
 struct Published {
