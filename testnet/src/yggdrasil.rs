@@ -69,7 +69,7 @@ impl Yggdrasil {
         self.log.clone()
     }
 
-    /// Asks its admin socket, as in `getself`, and returns the response.
+    /// Asks its admin socket, as in `getself` or `getpeers`, and returns the response.
     pub fn ask(&self, request: &str) -> Result<Value> {
         let mut stream = UnixStream::connect(&self.admin)?;
         stream.set_read_timeout(Some(READY))?;
@@ -78,13 +78,6 @@ impl Yggdrasil {
         let answer = answer.next().context("no answer")??;
         ensure!(answer.get("status").and_then(Value::as_str) == Some("success"), "{request}: {answer}");
         answer.get("response").cloned().with_context(|| format!("{request}: {answer}"))
-    }
-
-    /// How many peers it is connected to.
-    pub fn peers(&self) -> Result<usize> {
-        let answer = self.ask("getpeers")?;
-        let peers = answer.get("peers").with_context(|| format!("no peers in {answer}"))?;
-        Ok(peers.as_array().map(Vec::len).or_else(|| peers.as_object().map(serde_json::Map::len)).unwrap_or_default())
     }
 
     /// Its address, once that can be used.
