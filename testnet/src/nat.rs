@@ -107,15 +107,6 @@ pub fn translate(netns: &Netns, kind: NatKind, wan: &str) -> Result<()> {
     Ok(())
 }
 
-/// Somewhere outside with two addresses.
-#[derive(Debug, Clone, Copy)]
-pub struct Outside<'a> {
-    /// The namespace.
-    pub netns: &'a Netns,
-    /// Two addresses of it.
-    pub ips: [Ipv4Addr; 2],
-}
-
 /// What was seen from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Seen {
@@ -140,15 +131,15 @@ impl Seen {
     }
 }
 
-/// Looks at what is between `inside` and `outside`.
-pub fn probe(inside: &Netns, outside: Outside<'_>) -> Result<Seen> {
-    let open = |ip: Ipv4Addr| {
-        let socket = outside.netns.enter(|| Ok(UdpSocket::bind((ip, 0))?))?;
+/// Looks at what is between `inside` and two hosts outside, each given with an address of it.
+pub fn probe(inside: &Netns, outside: [(&Netns, Ipv4Addr); 2]) -> Result<Seen> {
+    let open = |(netns, ip): (&Netns, Ipv4Addr)| {
+        let socket = netns.enter(|| Ok(UdpSocket::bind((ip, 0))?))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         anyhow::Ok(socket)
     };
-    let [ip, other_ip] = outside.ips;
-    let (first, neighbour, stranger) = (open(ip)?, open(ip)?, open(other_ip)?);
+    let [host, other] = outside;
+    let (first, neighbour, stranger) = (open(host)?, open(host)?, open(other)?);
     let within = inside.enter(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
     within.set_read_timeout(Some(PATIENCE))?;
 

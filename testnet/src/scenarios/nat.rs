@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::{connected, lists, play_ranges, publish_film};
 use crate::{
-    nat::{self, NatKind, Outside},
+    nat::{self, NatKind},
     run::{Scenario, Stage},
     story::{Story, Void},
 };
@@ -32,17 +32,19 @@ pub(super) const PORT_RESTRICTED_CONE: Scenario =
 pub(super) const SYMMETRIC: Scenario =
     scenario("nat-symmetric", "the same with symmetric NATs", |story| tell(story, NatKind::Symmetric));
 
-const PUBLIC: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2)];
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
 fn tell(story: &mut Story, kind: NatKind) -> Result<Stage> {
     let internet = story.switch("internet")?;
-    let [public, a, b] = [story.host("public")?, story.host("a")?, story.host("b")?];
-    let device = story.plug(&public, &internet, "203.0.113.1/24")?;
-    public.netns().ip(&format!("addr add 203.0.113.2/24 dev {device}"))?;
+    let [public, other] = [story.host("public")?, story.host("other")?];
+    let [a, b] = [story.host("a")?, story.host("b")?];
+    story.plug(&public, &internet, &format!("{PUBLIC}/24"))?;
+    story.plug(&other, &internet, &format!("{OTHER}/24"))?;
     story.nat(kind, (&a, "10.1.0.2/24", "10.1.0.1/24"), (&internet, "203.0.113.11/24"))?;
     story.nat(kind, (&b, "10.2.0.2/24", "10.2.0.1/24"), (&internet, "203.0.113.12/24"))?;
     for host in [&a, &b] {
-        let seen = nat::probe(host.netns(), Outside { netns: public.netns(), ips: PUBLIC })?;
+        let seen = nat::probe(host.netns(), [(public.netns(), PUBLIC), (other.netns(), OTHER)])?;
         let is = seen.kind().map_or("none of the four", NatKind::name);
         story.say(format!("{} is behind a NAT that behaves like {is}: {seen:?}", host.name()));
         if seen.kind() != Some(kind) {

@@ -246,3 +246,17 @@ async fn unspecified_addresses_become_those_of_the_interfaces() {
     b.join(&a).await;
     assert!(b.net.connect(a.net.node()).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_ticket_with_our_own_addresses_leads_to_its_node() {
+    let (a, b) = (Node::start(1).await, Node::start(2).await);
+    // With default ports, the loopback addresses of every ticket are those of every node too.
+    let (mut ticket, ours) = (a.net.ticket(), b.net.ticket());
+    ticket.p2p.extend(ours.p2p);
+    ticket.iroh.extend(ours.iroh);
+    b.net.add_peer(ticket).await.unwrap();
+    until("they greet", || b.shared().book().members().contains(&a.net.node())).await;
+    assert!(endpoint::connect(b.shared(), a.net.node(), endpoint::BYTES_ALPN).await.is_ok());
+    b.stop().await;
+    a.stop().await;
+}
