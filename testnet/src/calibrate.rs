@@ -150,8 +150,11 @@ fn blast(from: Place<'_>, to: Place<'_>, bits_s: u64, shape: &Shape) -> Result<f
     let until = started + LOOK + shape.delay;
     thread::scope(|scope| {
         scope.spawn(|| {
-            for number in 0..(LOOK.as_secs_f64() / gap.as_secs_f64()) as u32 {
+            for number in 0.. {
                 thread::sleep((gap * number).saturating_sub(started.elapsed()));
+                if started.elapsed() >= LOOK {
+                    return;
+                }
                 let _ = sender.send(&[0; BLAST_BYTES]);
             }
         });

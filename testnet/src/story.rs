@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{
@@ -382,14 +382,19 @@ impl Story {
         Ok(())
     }
 
-    /// Expects this to be so.
-    pub fn expect(&mut self, what: &str, so: bool) -> Result<()> {
-        self.result(ResultRow { what: what.into(), value: so.into(), unit: "", at_most: None, passed: so });
-        if !so {
+    /// Expects this to have succeeded.
+    pub fn check<T>(&mut self, what: &str, done: Result<T>) -> Result<T> {
+        let passed = done.is_ok();
+        self.result(ResultRow { what: what.into(), value: passed.into(), unit: "", at_most: None, passed });
+        if !passed {
             self.pause();
         }
-        ensure!(so, "not so: {what}");
-        Ok(())
+        done.with_context(|| format!("not so: {what}"))
+    }
+
+    /// Expects this to be so.
+    pub fn expect(&mut self, what: &str, so: bool) -> Result<()> {
+        self.check(what, so.then_some(()).context("it is otherwise"))
     }
 
     /// Notes what was measured, whatever it is.

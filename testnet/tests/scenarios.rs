@@ -17,6 +17,7 @@ use std::{
 use anyhow::{Result, ensure};
 use mhc_testnet::{
     netns::{self, RunId},
+    preset::Preset,
     report::{Outcome, Report},
     run::{Scenario, Settings, run},
     scenarios,
@@ -132,6 +133,28 @@ fn every_scenario_is_tried() {
     assert!(error.starts_with("no scenario 'lam'; there are: lan, "), "{error}");
 }
 
+#[test]
+fn a_path_that_isnt_what_it_is_to_be_voids_the_run() {
+    let _alone = one_at_a_time();
+    if skipped("a_path_that_isnt_what_it_is_to_be_voids_the_run") {
+        return;
+    }
+    let scenario = Scenario {
+        name: "impossible",
+        about: "a wire that no machine can make",
+        limit: Duration::from_secs(60),
+        tell: |story| {
+            let [a, b] = [story.host("a")?, story.host("b")?];
+            let impossible = Preset::steady("impossible", Duration::ZERO, 1_000_000_000_000);
+            Ok(Box::new(story.wire((&a, "10.77.9.1/30"), (&b, "10.77.9.2/30"), impossible)?))
+        },
+    };
+    let report = try_it(&scenario);
+    assert_eq!((report.outcome, report.outcome.exit_code()), (Outcome::Void, 3));
+    assert!(report.error.is_some_and(|error| error.contains("Mbit/s instead of 1000000")));
+    assert_eq!(left_of(std::process::id()), [""; 0]);
+}
+
 /// Everything on this machine that is of a run of this process.
 fn left_of(pid: u32) -> Vec<String> {
     let mine = format!("mhct-{pid}-");
@@ -212,7 +235,7 @@ fn failures_panics_and_hangs_leave_nothing() {
                 story.expect("the moon is cheese", false)?;
                 Ok(Box::new(node))
             }),
-            "not so: the moon is cheese",
+            "not so: the moon is cheese: it is otherwise",
         ),
         (
             scenario(|story| {

@@ -34,8 +34,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
         for (host, node) in [(&b, &at_b), (&c, &at_c)] {
             let what = format!("{} lists it", host.name());
             story.within(&what, Duration::from_secs(5), || lists(node, &published.content))?;
-            play_ranges(host, node, &published)?;
-            story.expect(&format!("{} played it, byte for byte", host.name()), true)?;
+            let what = format!("{} plays it, byte for byte", host.name());
+            story.check(&what, play_ranges(host, node, &published))?;
         }
         Ok(Box::new([at_a, at_b, at_c]))
     },
