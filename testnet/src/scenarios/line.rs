@@ -50,7 +50,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
         let player = Player::start(c.netns(), &at_c.http()?, &published.film);
         story.within("C plays", Duration::from_secs(5), || {
-            Ok(ensure!(player.progress().bytes > 0, "nothing yet: {:?}", player.progress().broken))
+            ensure!(player.progress().bytes > 0, "nothing yet: {:?}", player.progress().broken);
+            Ok(())
         })?;
         story.pass(PLAYED)?;
         far.silence(true);
@@ -66,7 +67,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
         story.within("the overlay reaches again", OVERLAY_BACK, || overlay.answers())?;
         story.within("the player goes on by itself", RESUMED, || {
             let progress = player.progress();
-            Ok(ensure!(progress.bytes > stalled.bytes, "still at {}: {:?}", progress.bytes, progress.broken))
+            ensure!(progress.bytes > stalled.bytes, "still at {}: {:?}", progress.bytes, progress.broken);
+            Ok(())
         })?;
         let quick = Preset::steady("village", Duration::from_millis(10), 10 * RATE);
         [&near, &far].into_iter().for_each(|wire| wire.reshape(quick.there, quick.back));
