@@ -393,7 +393,7 @@ impl Story {
     }
 
     /// Expects this to be so.
-    pub fn expect(&mut self, what: &str, so: bool) -> Result<()> {
+    pub fn holds(&mut self, what: &str, so: bool) -> Result<()> {
         self.check(what, so.then_some(()).context("it is otherwise"))
     }
 

@@ -232,7 +232,7 @@ fn failures_panics_and_hangs_leave_nothing() {
             scenario(|story| {
                 let host = story.host("a")?;
                 let node = story.node(&host, |options| options)?;
-                story.expect("the moon is cheese", false)?;
+                story.holds("the moon is cheese", false)?;
                 Ok(Box::new(node))
             }),
             "not so: the moon is cheese: it is otherwise",

@@ -31,11 +31,11 @@ pub(super) const SCENARIO: Scenario = Scenario {
         for (from, to) in &silences {
             story.say(format!("silence from {:.1} s to {:.1} s", from.as_secs_f64(), to.as_secs_f64()));
         }
-        story.expect("as many silences as blackouts", silences.len() == preset.blackouts.len())?;
+        story.holds("as many silences as blackouts", silences.len() == preset.blackouts.len())?;
         for ((from, to), dark) in silences.iter().zip(&preset.blackouts) {
             let (is, wanted) = ((*to - *from).as_secs_f64(), (dark.end - dark.start).as_secs_f64());
             story.measured("a silence", is, "s");
-            story.expect("it is as long as the blackout", is >= wanted && is <= wanted + EDGES_S)?;
+            story.holds("it is as long as the blackout", is >= wanted && is <= wanted + EDGES_S)?;
         }
         Ok(Box::new(wire))
     },

@@ -38,7 +38,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         let ygg_c = story.yggdrasil(&c, &[], &["tcp://10.77.3.5:9001"])?;
         let overlay = Echo::start(&c, ygg_c.address(), &a, ygg_a.address())?;
         story.within("the overlay reaches from C to A", Duration::from_secs(30), || overlay.answers())?;
-        story.expect("there is no other route", c.netns().ip("route get 10.77.3.1").is_err())?;
+        story.holds("there is no other route", c.netns().ip("route get 10.77.3.1").is_err())?;
 
         let at_a = story.node(&a, |options| options)?;
         let invitation = over_yggdrasil(&at_a)?;
@@ -60,7 +60,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         let stalled = player.progress();
         story.measured("the player has been waiting for", stalled.at.elapsed().as_secs_f64(), "s");
         story
-            .expect("it ran dry in mid-film", stalled.at.elapsed() > RAN_DRY && stalled.bytes < published.film.bytes)?;
+            .holds("it ran dry in mid-film", stalled.at.elapsed() > RAN_DRY && stalled.bytes < published.film.bytes)?;
 
         far.silence(false);
         story.say("the link is healed");
@@ -74,7 +74,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         [&near, &far].into_iter().for_each(|wire| wire.reshape(quick.there, quick.back));
         player.hurry();
         let played = story.within("it plays to the end", Duration::from_secs(60), || player.played(&published.film))?;
-        story.expect("byte for byte", BlobHash::of(&played) == published.hash)?;
+        story.holds("byte for byte", BlobHash::of(&played) == published.hash)?;
         story.measured("connections to the gateway that broke", player.progress().broken.len(), "");
         Ok(Box::new((at_a, at_c, (ygg_a, ygg_b, ygg_c), (near, far))))
     },

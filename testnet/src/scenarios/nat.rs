@@ -51,7 +51,7 @@ fn tell(story: &mut Story, kind: NatKind) -> Result<Stage> {
             return Err(Void(format!("the NAT of {} is {is}, not {}", host.name(), kind.name())).into());
         }
     }
-    story.expect(&format!("both NATs behave like {}", kind.name()), true)?;
+    story.holds(&format!("both NATs behave like {}", kind.name()), true)?;
 
     let at_public = story.node(&public, |options| options)?;
     let invitation = at_public.ticket()?;
