@@ -147,7 +147,9 @@ fn blast(from: Place<'_>, to: Place<'_>, bits_s: u64, shape: &Shape) -> Result<f
     let bits = ((BLAST_BYTES + HEADER_BYTES) * 8) as f64;
     let gap = Duration::from_secs_f64(bits / (bits_s as f64 * OVERLOAD));
     let started = Instant::now();
-    let until = started + LOOK + shape.delay;
+    // Until the buffer is empty again: what is measured next mustn't wait in it.
+    let drained = Duration::from_secs_f64(shape.buffer_bytes as f64 * 8.0 / bits_s as f64);
+    let until = started + LOOK + shape.delay + shape.jitter + drained + GRACE;
     thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0.. {

@@ -32,7 +32,7 @@ const PORTS: (u16, u16) = (4480, 4481);
 const LOG_FILTER: &str = "info,mhc_node=debug";
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// A hiccup of the machine isn't the wire's fault: so often it is measured before the run is void.
-const CALIBRATIONS: usize = 3;
+const CALIBRATIONS: usize = 5;
 
 /// A path isn't what it is to be: nothing that is measured over it would mean anything.
 #[derive(Debug, thiserror::Error)]
