@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
@@ -71,7 +71,8 @@ fn mhc() -> &'static Path {
 fn skipped(test: &str) -> bool {
     let why = netns::why_not();
     if let Some(why) = &why {
-        eprintln!("\n!!! SKIPPED {test}: {why}\n");
+        // Not by a macro: what those print is only shown when a test fails.
+        let _ = writeln!(std::io::stderr(), "\n!!! SKIPPED {test}: {why}\n");
     }
     why.is_some()
 }
