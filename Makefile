@@ -6,13 +6,13 @@ SHELL := bash
 CARGO ?= cargo
 # Further arguments of `mhc up`, as in: make run ARGS='--http 127.0.0.1:9000'
 ARGS ?=
-# The scenario that `make bench` is to run, as in: make bench ONLY=a RUNS=9
+# The scenario that `make bench` or `make testnet` is to run, as in: make bench ONLY=a RUNS=9, make testnet ONLY=lan
 ONLY ?= all
 RUNS ?= 5
 # The store engines that are only built for comparison are tested with the rest.
 FEATURES := mhc-storage/engine-fjall,mhc-storage/engine-sled
 
-.PHONY: help run build test unit lint fmt deny fuzz fuzz-smoke soak bench bench-memory setup-test setup-bench clean
+.PHONY: help run build test unit lint fmt deny fuzz fuzz-smoke soak testnet bench bench-memory setup-test setup-bench clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -50,6 +50,10 @@ fuzz-smoke: ## Run each fuzz target for some seconds
 soak: setup-test ## 1,000 simulated networks, kill -9 at 100 random moments; MHC_SEED=N repeats a run
 	MHC_SEEDS=1000 $(CARGO) test --release --locked -p mhc-testnet --test sim
 	MHC_SOAK=1 $(CARGO) test --locked -p mhc-cli --test e2e -- --test-threads=1 kill9
+
+testnet: setup-test ## Real nodes over long wires, NATs and Yggdrasil, in network namespaces; needs root; ONLY=lan runs one
+	$(CARGO) build --locked -p mhc-cli -p mhc-testnet
+	@target/debug/mhc-testnet run $(ONLY)
 
 bench: build setup-bench ## Measure beside sendme, rqbit, nginx and others; writes docs/performance.md
 	$(CARGO) build --release --locked -p mhc-bench

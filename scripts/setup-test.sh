@@ -17,6 +17,8 @@ ffmpeg ffmpeg
 chromium chromium
 curl curl
 ip iproute2
+nft nftables
+yggdrasil yggdrasil
 setpriv util-linux
 node nodejs
 npm npm

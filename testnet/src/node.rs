@@ -2,11 +2,11 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -17,13 +17,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::Http;
+use crate::{Http, log::Log};
 
 /// Longest wait for a node to serve. Generous: many of them may start at once on a small machine.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A node must stop within 10 s of being told to; the rest is for a loaded machine.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
-const LOG_TAIL_BYTES: usize = 64 * 1024;
 
 /// How to start a node.
 #[derive(Debug, Clone)]
@@ -44,6 +43,8 @@ pub struct NodeOptions {
     pub netns: Option<String>,
     /// Ports of libp2p and iroh; any free ones at 0.
     pub ports: (u16, u16),
+    /// Whether what it logged is printed when it is dropped.
+    pub print_log: bool,
 }
 
 impl NodeOptions {
@@ -58,6 +59,7 @@ impl NodeOptions {
             mdns: false,
             netns: None,
             ports: (0, 0),
+            print_log: true,
         }
     }
 
@@ -102,7 +104,7 @@ pub struct Node {
     home: PathBuf,
     dir: Option<TempDir>,
     running: Option<Running>,
-    log: Arc<Mutex<Vec<u8>>>,
+    log: Log,
 }
 
 struct Running {
@@ -131,7 +133,7 @@ impl Output {
 impl Node {
     /// A node that isn't started, on a home that needn't exist.
     pub fn prepare(options: NodeOptions, home: PathBuf) -> Self {
-        Self { options, home, dir: None, running: None, log: Arc::default() }
+        Self { options, home, dir: None, running: None, log: Log::default() }
     }
 
     /// Its home directory.
@@ -210,7 +212,7 @@ impl Node {
         let stdout = child.stdout.take().context("no stdout")?;
         let stderr = child.stderr.take().context("no stderr")?;
         let log = self.log.clone();
-        thread::spawn(move || collect(stderr, &log));
+        thread::spawn(move || log.collect(stderr));
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             // Reads on after the ready event, so that the node never meets a full pipe.
@@ -314,8 +316,12 @@ impl Node {
 
     /// The end of what it logged.
     pub fn log(&self) -> String {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(log.get(log.len().saturating_sub(LOG_TAIL_BYTES)..).unwrap_or_default()).into_owned()
+        self.log.tail()
+    }
+
+    /// Its log, which outlives it.
+    pub fn log_handle(&self) -> Log {
+        self.log.clone()
     }
 
     /// Resident memory of its process in bytes.
@@ -330,6 +336,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
+        if !self.options.print_log {
+            return;
+        }
         // A test's output is only shown when it fails.
         eprintln!("--- what {} logged ---\n{}", self.options.name, self.log());
     }
@@ -343,14 +352,6 @@ pub fn text(value: &Value, field: &str) -> Result<String> {
 fn signal(child: &Child, signal: Signal) -> Result<()> {
     let pid = Pid::from_raw(child.id().try_into()?).context("no pid")?;
     Ok(kill_process(pid, signal)?)
-}
-
-fn collect(mut from: impl Read, log: &Mutex<Vec<u8>>) {
-    let mut buffer = [0; 8192];
-    while let Ok(len @ 1..) = from.read(&mut buffer) {
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.extend_from_slice(buffer.get(..len).unwrap_or_default());
-    }
 }
 
 fn wait_ready(lines: &mpsc::Receiver<String>) -> Result<Ready> {

@@ -8,10 +8,11 @@
 use std::{
     collections::VecDeque,
     io,
+    ops::Range,
     process::Command,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -26,8 +27,6 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::Rng;
 
-/// The name of the device in each namespace.
-pub const INTERFACE: &str = "wire0";
 const MTU: u16 = 1500;
 /// Packets that the kernel holds for us while we are late.
 const DEVICE_QUEUE: u32 = 10_000;
@@ -74,6 +73,8 @@ impl Shape {
 pub struct Queue<P> {
     shape: Shape,
     rng: Rng,
+    /// When nothing gets through.
+    blackouts: Vec<Range<Duration>>,
     /// When the bottleneck has sent everything that it accepted.
     busy_until: Duration,
     /// When each packet leaves, in order.
@@ -83,7 +84,13 @@ pub struct Queue<P> {
 impl<P> Queue<P> {
     /// An empty one; the same seed and packets give the same losses and jitter.
     pub fn new(shape: Shape, seed: u64) -> Self {
-        Self { shape, rng: Rng::new(seed), busy_until: Duration::ZERO, on_the_way: VecDeque::new() }
+        let (blackouts, on_the_way) = (vec![], VecDeque::new());
+        Self { shape, rng: Rng::new(seed), blackouts, busy_until: Duration::ZERO, on_the_way }
+    }
+
+    /// From now on the path is another one. What is on its way arrives as if it weren't.
+    pub fn reshape(&mut self, shape: Shape, blackouts: Vec<Range<Duration>>) {
+        (self.shape, self.blackouts) = (shape, blackouts);
     }
 
     /// A packet of `bytes` enters. Says whether it will arrive.
@@ -94,6 +101,9 @@ impl<P> Queue<P> {
         }
         let due = sent + self.shape.delay + self.shape.jitter.mul_f64(self.fraction());
         let due = self.on_the_way.back().map_or(due, |(last, _)| due.max(*last));
+        if self.blackouts.iter().any(|dark| now < dark.end && dark.start <= due) {
+            return false;
+        }
         self.on_the_way.push_back((due, packet));
         true
     }
@@ -137,6 +147,8 @@ impl<P> Queue<P> {
 pub struct End<'a> {
     /// The namespace.
     pub netns: &'a str,
+    /// What the device is called there.
+    pub device: &'a str,
     /// Address and prefix length, as `10.78.0.1/30`.
     pub address: &'a str,
 }
@@ -148,28 +160,69 @@ pub struct Wire {
     threads: Vec<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// What times in `plan` are counted from.
+    started: Instant,
     ended: AtomicBool,
     cut: AtomicBool,
+    plan: Mutex<Plan>,
+    /// Counts changes of the plan, so that threads take its lock only then.
+    version: AtomicU64,
+}
+
+/// What the directions are to do to packets.
+#[derive(Debug, Clone)]
+struct Plan {
+    shapes: [Shape; 2],
+    blackouts: Vec<Range<Duration>>,
 }
 
 impl Wire {
     /// Lays it: `there` is what happens from `a` to `b`, `back` the other way.
     pub fn new(a: End<'_>, b: End<'_>, there: Shape, back: Shape, seed: u64) -> Result<Self> {
         let (at_a, at_b) = (Arc::new(device(a)?), Arc::new(device(b)?));
-        let state = Arc::new(State::default());
-        let carry = |from: &Arc<SyncDevice>, to: &Arc<SyncDevice>, shape, seed| {
+        let state = Arc::new(State {
+            started: Instant::now(),
+            ended: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            plan: Mutex::new(Plan { shapes: [there, back], blackouts: vec![] }),
+            version: AtomicU64::new(0),
+        });
+        let carry = |from: &Arc<SyncDevice>, to: &Arc<SyncDevice>, direction, seed| {
             let (from, to, state) = (Arc::clone(from), Arc::clone(to), Arc::clone(&state));
-            thread::spawn(move || carry(&from, &to, Queue::new(shape, seed), &state))
+            thread::spawn(move || carry(&from, &to, direction, seed, &state))
         };
-        let threads = vec![carry(&at_a, &at_b, there, seed), carry(&at_b, &at_a, back, !seed)];
+        let threads = vec![carry(&at_a, &at_b, 0, seed), carry(&at_b, &at_a, 1, !seed)];
         Ok(Self { state, threads })
     }
 
     /// Cuts it: packets vanish silently, also those on their way. Or mends it.
     pub fn cut(&self, cut: bool) {
         self.state.cut.store(cut, Ordering::Relaxed);
+    }
+
+    /// Makes another path of it, for packets that enter from now on.
+    pub fn reshape(&self, there: Shape, back: Shape) {
+        self.change(|plan| plan.shapes = [there, back]);
+    }
+
+    /// Makes it carry nothing at these times from now on, whatever was planned before: a packet that would be on its
+    /// way at any moment of one is lost.
+    pub fn black_out(&self, times: &[Range<Duration>]) {
+        let now = self.state.started.elapsed();
+        self.change(|plan| plan.blackouts = times.iter().map(|time| now + time.start..now + time.end).collect());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Plan)) {
+        change(&mut self.state.plan.lock().unwrap_or_else(PoisonError::into_inner));
+        self.state.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl State {
+    fn plan(&self) -> Plan {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -188,9 +241,9 @@ fn device(end: End<'_>) -> Result<SyncDevice> {
     let device = DeviceBuilder::new().name(&name).mtu(MTU).tx_queue_len(DEVICE_QUEUE).enable(false).build_sync();
     let device = device.context("making a TUN device needs root")?;
     device.set_nonblocking(true)?;
-    ip(&["link", "set", &name, "netns", end.netns, "name", INTERFACE])?;
-    ip(&["-n", end.netns, "addr", "add", end.address, "dev", INTERFACE])?;
-    ip(&["-n", end.netns, "link", "set", INTERFACE, "up"])?;
+    ip(&["link", "set", &name, "netns", end.netns, "name", end.device])?;
+    ip(&["-n", end.netns, "addr", "add", end.address, "dev", end.device])?;
+    ip(&["-n", end.netns, "link", "set", end.device, "up"])?;
     Ok(device)
 }
 
@@ -201,15 +254,25 @@ fn ip(args: &[&str]) -> Result<()> {
 }
 
 /// One direction, until the wire ends or a device is gone.
-fn carry(from: &SyncDevice, to: &SyncDevice, mut queue: Queue<Vec<u8>>, state: &State) {
+fn carry(from: &SyncDevice, to: &SyncDevice, direction: usize, seed: u64, state: &State) {
     // On Linux this is the thread's alone. Where it isn't allowed, the calibration tells.
     let _ = setpriority_process(None, NICE);
-    let started = Instant::now();
+    let started = state.started;
+    let Plan { shapes, .. } = state.plan();
+    let Some(shape) = shapes.get(direction) else { return };
+    let (mut queue, mut version) = (Queue::new(*shape, seed), 0);
     let mut buffer = vec![0; usize::from(u16::MAX)];
     while !state.ended.load(Ordering::Relaxed) {
         let until_due = queue.next_due().map_or(LOOK_EVERY, |due| due.saturating_sub(started.elapsed()));
         if wait_readable(from, until_due.min(LOOK_EVERY)).is_err() {
             return;
+        }
+        let newest = state.version.load(Ordering::Acquire);
+        if newest != version {
+            version = newest;
+            let Plan { shapes, blackouts } = state.plan();
+            let Some(shape) = shapes.get(direction) else { return };
+            queue.reshape(*shape, blackouts);
         }
         for _ in 0..BATCH {
             match from.recv(&mut buffer) {
@@ -306,6 +369,26 @@ mod tests {
         let lost = 10_000 - leave(Shape { loss: 0.05, ..Shape::delay(ms(1)) }, 0..10_000).len();
         assert!((400..600).contains(&lost), "{lost}");
         assert_eq!(leave(Shape { loss: 1.0, ..Shape::delay(ms(1)) }, 0..100), []);
+    }
+
+    #[test]
+    fn nothing_gets_through_a_blackout() {
+        let mut queue = Queue::new(Shape::delay(ms(300)), 1);
+        queue.reshape(Shape::delay(ms(300)), vec![ms(1000)..ms(2000), ms(5000)..ms(6000)]);
+        // Whatever would be on its way at any moment of a blackout is lost.
+        let cases = [(0, true), (699, true), (700, false), (1999, false), (2000, true), (4701, false), (6000, true)];
+        for (at, arrives) in cases {
+            assert_eq!(queue.push(ms(at), PACKET, ()), arrives, "{at} ms");
+        }
+    }
+
+    #[test]
+    fn a_path_can_become_another_one() {
+        let mut queue = Queue::new(Shape::delay(ms(300)), 1);
+        queue.push(ms(0), PACKET, 'a');
+        queue.reshape(Shape::delay(ms(10)), vec![]);
+        queue.push(ms(1), PACKET, 'b');
+        assert_eq!([queue.pop(ms(299)), queue.pop(ms(300)), queue.pop(ms(300))], [None, Some('a'), Some('b')]);
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         match path.is_dir() {
-            true if skip.iter().any(|name| path.ends_with(name)) => {}
+            _ if skip.iter().any(|name| path.ends_with(name)) => {}
             true => found.extend(files(&path)),
             false => found.push(path),
         }

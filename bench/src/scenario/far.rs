@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mhc_testnet::{
     Rng,
-    wire::{End, INTERFACE, Shape, Wire},
+    wire::{End, Shape, Wire},
 };
 
 use crate::{
@@ -26,6 +26,8 @@ use crate::{
 const SIZE_MIB: u64 = 4096;
 const NEAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 1));
 const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 2));
+/// The wire's device at each end.
+const INTERFACE: &str = "wire0";
 const UDP_PORT: u16 = 4000;
 const HTTP_PORT: u16 = 8080;
 const SEED: u64 = 5;
@@ -163,7 +165,7 @@ impl Path {
         let shape = Shape::delay(preset.rtt / 2).rate(u64::from(preset.mbit_s) * 1_000_000, preset.rtt);
         let [at_near, at_far] = [NEAR, FAR].map(|ip| format!("{ip}/30"));
         let ends = [(&near, &at_near), (&far, &at_far)];
-        let [near_end, far_end] = ends.map(|(netns, address)| End { netns: netns.name(), address });
+        let [near_end, far_end] = ends.map(|(netns, address)| End { netns: netns.name(), device: INTERFACE, address });
         let wire = Wire::new(near_end, far_end, shape, shape, SEED)?;
         let measured = calibrate(bench, &near, &far, preset)?;
 

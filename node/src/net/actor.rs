@@ -31,7 +31,7 @@ use super::{
     endpoint, ids,
     metrics::Stacks,
     peers::Membership,
-    shared::{Shared, tidy},
+    shared::{Shared, tidy, without},
     swarm::{Behaviour, BehaviourEvent, Topics, short},
     throttle::{Rate, Throttle},
 };
@@ -228,7 +228,7 @@ impl Actor {
     fn dial(&mut self, node: NodeId) {
         let addrs = match self.shared.book().get(node) {
             Some(peer) if peer.cut_off.is_some() => return,
-            Some(peer) => peer.p2p.clone(),
+            Some(peer) => without(peer.p2p.clone(), &self.shared.p2p_addrs()),
             None => vec![],
         };
         let Some(peer) = ids::peer_of(node) else { return };
@@ -334,7 +334,10 @@ impl Actor {
 
     fn on_identify(&mut self, peer: PeerId, info: identify::Info) {
         if info.protocols.iter().any(|protocol| protocol.as_ref() == "/mhc/kad/1") {
-            for addr in info.listen_addrs.into_iter().take(MAX_PROVIDER_ADDRS) {
+            let ours = self.shared.p2p_addrs();
+            let leads_to_us = |addr: &_| ids::socket_addr(addr).is_some_and(|addr| ours.contains(&addr));
+            let theirs = info.listen_addrs.into_iter().filter(|addr| !leads_to_us(addr));
+            for addr in theirs.take(MAX_PROVIDER_ADDRS) {
                 self.swarm.behaviour_mut().kad.add_address(&peer, addr);
             }
         }

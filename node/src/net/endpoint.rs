@@ -21,7 +21,7 @@ use super::{
     ids,
     metrics::Stacks,
     provider,
-    shared::{CLOSE_LIMIT, CLOSE_STOPPING, Shared},
+    shared::{CLOSE_LIMIT, CLOSE_STOPPING, Shared, without},
     swarm::{Udp, free_port},
     sync,
 };
@@ -215,8 +215,14 @@ async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Conn
 }
 
 /// Where `node`'s iroh listens. When that isn't known yet, libp2p is asked to find the node, which then greets.
+///
+/// Addresses that are ours too (loopback, or a private network like another one, at the default port) lead to ourselves,
+/// and the first answer would end the attempt: of the wrong node.
 async fn iroh_addrs(shared: &Shared, node: NodeId) -> Vec<SocketAddr> {
-    let known = || shared.book().get(node).map(|peer| peer.iroh.clone()).unwrap_or_default();
+    let known = || {
+        let addrs = shared.book().get(node).map(|peer| peer.iroh.clone()).unwrap_or_default();
+        without(addrs, &shared.iroh_addrs())
+    };
     let addrs = known();
     if !addrs.is_empty() || shared.commands.send(Command::Dial(node)).await.is_err() {
         return addrs;

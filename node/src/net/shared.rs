@@ -230,6 +230,12 @@ impl Shared {
     }
 }
 
+/// Those of `addrs` that aren't in `ours`.
+pub(super) fn without(mut addrs: Vec<SocketAddr>, ours: &[SocketAddr]) -> Vec<SocketAddr> {
+    addrs.retain(|addr| !ours.contains(addr));
+    addrs
+}
+
 /// Sorted, without repeats, and without addresses that mean nothing elsewhere (IPv6 link-local needs a zone).
 pub(super) fn tidy(mut addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addrs.retain(|addr| match addr.ip() {

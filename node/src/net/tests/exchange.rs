@@ -246,3 +246,14 @@ async fn unspecified_addresses_become_those_of_the_interfaces() {
     b.join(&a).await;
     assert!(b.net.connect(a.net.node()).await.is_ok());
 }
+
+#[tokio::test]
+async fn an_address_of_our_own_isnt_dialled_for_another() {
+    let (a, b) = (Node::start(1).await, Node::start(2).await);
+    // With default ports, the loopback addresses of every ticket are those of every node too.
+    b.shared().book().learn_addrs(a.net.node(), &a.net.p2p_addrs(), &b.net.iroh_addrs());
+    // So its iroh isn't known, and it is met by libp2p first.
+    endpoint::connect(b.shared(), a.net.node(), endpoint::BYTES_ALPN).await.unwrap();
+    b.stop().await;
+    a.stop().await;
+}
