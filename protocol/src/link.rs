@@ -1,10 +1,6 @@
-//! Links: how bytes get from one node to another, and which path carries them.
-
-mod choice;
+//! Classes of links. The ladder that chooses between them comes with the links themselves.
 
 use serde::{Deserialize, Serialize};
-
-pub use self::choice::{OpenPath, Reason, choose};
 
 /// How bytes get from one node to another, in the usual order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
