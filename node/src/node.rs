@@ -124,16 +124,14 @@ impl Node {
         }
         let fetcher = Fetcher::new(blobs.clone(), Arc::new(net.clone()), FetchOptions::default());
         let pins = Pins::start(&records, blobs.clone(), fetcher.clone())?;
-        let author = |key: &SecretKey| {
-            let (key, network, records) = (key.clone(), home.network(), records.clone());
-            Arc::new(NodeAuthor { key, network, records }) as Arc<dyn Publisher>
-        };
+        let author = |key: &SecretKey| author(key, home.network(), &records);
         let context = Context {
             records: records.clone(),
             blobs: blobs.clone(),
             source: Arc::new(fetcher.clone()),
             publisher: author(home.node_key()),
             root: home.network_key().map(author),
+            elsewhere: elsewhere(&home, &records, &net),
             clock: Arc::new(now),
             inspector: Arc::new(LocalInspector { blobs: blobs.clone() }),
             max_upload_bytes: config.gateway.max_upload_bytes,
@@ -206,6 +204,19 @@ impl Node {
         self.records.close().await;
         Ok(())
     }
+}
+
+/// Signs as a key of this home.
+fn author(key: &SecretKey, network: NetworkId, records: &Records) -> Arc<dyn Publisher> {
+    Arc::new(NodeAuthor { key: key.clone(), network, records: records.clone() })
+}
+
+type Elsewhere = Arc<dyn Fn(NetworkId) -> Option<Arc<dyn Publisher>> + Send + Sync>;
+
+/// Signs as this node in the networks that it follows.
+fn elsewhere(home: &Home, records: &Records, net: &Net) -> Elsewhere {
+    let (key, records, net) = (home.node_key().clone(), records.clone(), net.clone());
+    Arc::new(move |network| net.follows(network).then(|| author(&key, network, &records)))
 }
 
 async fn reconcile(services: Vec<Arc<dyn Service>>, context: Context) {

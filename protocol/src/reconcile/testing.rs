@@ -116,7 +116,7 @@ impl Node {
                 compare(&self.heads, self, salt, &parts, push_bytes).map(|compared| compared.response)
             }
             SyncRequest::Logs { wants, .. } => logs(self, &wants),
-            SyncRequest::Have { .. } => return Err("not asked of it".into()),
+            SyncRequest::Records { .. } | SyncRequest::Have { .. } => return Err("not asked of it".into()),
         };
         let Ok(response) = response;
         response.encode().map_err(|error| error.to_string())

@@ -179,7 +179,7 @@ fn a_server_that_invents_heads_and_parts_is_given_up() {
                 }
             }
             SyncRequest::Logs { .. } => SyncResponse::Logs { envelopes: vec![], more: false },
-            SyncRequest::Have { .. } => unreachable!(),
+            SyncRequest::Records { .. } | SyncRequest::Have { .. } => unreachable!(),
         };
         request = match client.answered(response, &node).unwrap() {
             Step::Ask(request) => request,
