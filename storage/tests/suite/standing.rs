@@ -238,13 +238,14 @@ async fn logs_are_forgotten_as_if_they_had_never_been_here() {
     let (mut root, mut kept, mut gone) =
         (Author::new(9, network()), Author::new(1, network()), Author::new(2, network()));
     let (mut member, mut foreign) = (Author::new(3, network()), Author::new(2, elsewhere));
-    let governing = vec![make_member(&mut root, &member), make_member(&mut root, &kept), members_only(&mut root, 1)];
+    let members = [&member, &kept, &gone].map(|author| make_member(&mut root, author));
+    let governing = [members.to_vec(), vec![members_only(&mut root, 1)]].concat();
     let note = |author: &mut Author, number: u16| author.write(NOTE, number.to_be_bytes()).unwrap();
     let stays: Vec<_> = (0..3).map(|number| note(&mut kept, number)).chain([note(&mut foreign, 0)]).collect();
     store.append([governing, stays.clone()].concat()).await.unwrap();
     let before = (store.index_digest().unwrap(), store.count().unwrap());
 
-    // A fork, more than one step's records, and some that count only by the grant that goes along.
+    // A fork, more records than one step takes, and another log in the same step.
     let rival = gone.clone().write(NOTE, "a rival").unwrap();
     let long: Vec<_> = (0..1500).map(|number| note(&mut gone, number)).collect();
     let members: Vec<_> = (0..2).map(|number| note(&mut member, number)).collect();
