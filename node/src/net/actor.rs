@@ -109,6 +109,8 @@ pub(super) struct Actor {
     /// What this node listens to.
     topics: BTreeSet<Topic>,
     queries: HashMap<kad::QueryId, Query>,
+    /// Greetings that wait for an answer, and the network that those of the first version name.
+    greetings: HashMap<rr::OutboundRequestId, NetworkId>,
     haves_rate: Throttle<NodeId>,
     left: Option<oneshot::Sender<()>>,
 }
@@ -120,9 +122,9 @@ struct Query {
 
 impl Actor {
     pub(super) fn new(shared: Arc<Shared>, swarm: Swarm<Behaviour>, channels: Channels) -> Self {
-        let (topics, queries) = (BTreeSet::new(), HashMap::new());
+        let (topics, queries, greetings) = (BTreeSet::new(), HashMap::new(), HashMap::new());
         let haves_rate = Throttle::new(HAVES_RATE, MAX_ANNOUNCERS);
-        let mut actor = Self { shared, swarm, channels, topics, queries, haves_rate, left: None };
+        let mut actor = Self { shared, swarm, channels, topics, queries, greetings, haves_rate, left: None };
         actor.update_topics();
         actor.update_addrs();
         actor
@@ -323,13 +325,17 @@ impl Actor {
 
     fn greet(&mut self, node: NodeId, peer: &PeerId) {
         if let Some(greeting) = self.greeting_for(node) {
-            self.swarm.behaviour_mut().hello.send_request(peer, greeting);
+            let request = self.swarm.behaviour_mut().hello.send_request(peer, greeting);
+            self.greetings.insert(request, self.first_told(node));
         }
     }
 
+    fn first_told(&self, node: NodeId) -> NetworkId {
+        self.shared.book().first_told(node, self.shared.networks.home())
+    }
+
     fn greeting_for(&self, node: NodeId) -> Option<Greeting> {
-        let hello = self.shared.hello();
-        let first = self.shared.book().first_told(node, self.shared.networks.home());
+        let (hello, first) = (self.shared.hello(), self.first_told(node));
         match (hello.encode(), hello.encode_first(first)) {
             (Ok(latest), Ok(first)) => Some(Greeting { latest, first }),
             (Err(error), _) | (_, Err(error)) => {
@@ -421,7 +427,14 @@ impl Actor {
     // # Greetings
 
     fn on_hello_event(&mut self, event: rr::Event<Greeting, Greeting>) {
-        let rr::Event::Message { peer, connection_id, message } = event else { return };
+        let (peer, connection_id, message) = match event {
+            rr::Event::Message { peer, connection_id, message } => (peer, connection_id, message),
+            rr::Event::OutboundFailure { request_id, .. } => {
+                self.greetings.remove(&request_id);
+                return;
+            }
+            _ => return,
+        };
         let Some(node) = ids::node_of(&peer) else { return };
         match message {
             rr::Message::Request { request, channel, .. } => {
@@ -439,15 +452,14 @@ impl Actor {
                     let _ = self.swarm.behaviour_mut().hello.send_response(channel, greeting);
                 }
             }
-            // Nothing at all is what a peer sends that is about to leave.
-            rr::Message::Response { response, .. } if response.latest.is_empty() => {}
-            rr::Message::Response { response, .. } => {
-                let told = self.shared.book().first_told(node, self.shared.networks.home());
-                let Some(hello) = self.read_hello(node, &response.latest) else { return };
+            rr::Message::Response { response, request_id } => {
+                let told = self.greetings.remove(&request_id);
+                // Nothing at all is what a peer sends that is about to leave.
+                let answer = Some(response.latest).filter(|bytes| !bytes.is_empty());
+                let Some(hello) = answer.and_then(|bytes| self.read_hello(node, &bytes)) else { return };
                 self.on_hello(node, connection_id, &hello);
                 // A peer of the first version was told of another network than the one it follows: once more.
-                let first = self.shared.book().first_told(node, self.shared.networks.home());
-                if hello.run.is_none() && first != told {
+                if hello.run.is_none() && told != Some(self.first_told(node)) {
                     self.greet(node, &peer);
                 }
             }

@@ -1,9 +1,17 @@
 //! Several networks, and little of one.
 
-use mhc_protocol::network::{Interest, POLICY, Policy};
+use futures::StreamExt;
+use libp2p::{SwarmBuilder, identity, noise, request_response as rr, swarm::SwarmEvent, tcp, yamux};
+use mhc_protocol::{
+    network::{Interest, POLICY, Policy},
+    wire::{Follows, Hello},
+};
 
 use super::*;
-use crate::net::metrics::Outcomes;
+use crate::net::{
+    metrics::Outcomes,
+    swarm::{FIRST_HELLO_PROTOCOL, Greeting, HelloCodec},
+};
 
 fn other() -> NetworkId {
     SecretKey::from_seed(&[201; 32]).network()
@@ -108,4 +116,45 @@ async fn essential_content_is_found_by_what_the_policy_names() {
     b.join(&a).await;
     until("the essential is there", || essential.iter().all(|record| b.has(record))).await;
     assert_eq!(b.records.count().unwrap(), 6);
+}
+
+/// It can be told of one network only, and which one it follows is known when it has answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_the_first_version_is_told_of_its_own_network() {
+    let b = Node::start(2).await;
+    let key = SecretKey::from_seed(&[66; 32]);
+    let protocols = || [(FIRST_HELLO_PROTOCOL, rr::ProtocolSupport::Full)];
+    let mut old = SwarmBuilder::with_existing_identity(identity::Keypair::ed25519_from_bytes(key.seed()).unwrap())
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| rr::Behaviour::with_codec(HelloCodec, protocols(), rr::Config::default()))
+        .unwrap()
+        .build();
+    old.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    let addr = loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = old.select_next_some().await {
+            break ids::socket_addr(&address).unwrap();
+        }
+    };
+    let networks = vec![Follows { network: other(), whole: true }];
+    let (name, version, iroh) = ("old".into(), "0.1.0".into(), vec![]);
+    let first = Hello { networks, run: None, iroh, p2p: vec![addr], name, version }.encode().unwrap();
+    let ticket = Ticket { node: key.node(), network: other(), p2p: vec![addr], iroh: vec![] };
+    b.net.follow(ticket, Interest::Whole).await.unwrap();
+    let told = async {
+        loop {
+            let SwarmEvent::Behaviour(rr::Event::Message { message, .. }) = old.select_next_some().await else {
+                continue;
+            };
+            let rr::Message::Request { request, channel, .. } = message else { continue };
+            let greeting = Greeting { latest: vec![], first: first.clone() };
+            old.behaviour_mut().send_response(channel, greeting).unwrap();
+            if Hello::decode(&request.latest).unwrap().networks[0].network == other() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    until("it is a member", || b.shared().book().members_of(other()) == [key.node()]).await;
 }
