@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as Options, Parser, Subcommand, ValueEnum};
-use mhc_protocol::{AuthorId, BlobHash, RecordId, network::Role, ticket::Ticket};
+use mhc_protocol::{AuthorId, BlobHash, NetworkId, RecordId, network::Role, ticket::Ticket};
 
 /// A streaming network without a centre: publish on one node, watch on another.
 #[derive(Debug, Parser)]
@@ -51,8 +51,10 @@ pub(crate) enum Command {
     /// Print this node's invitation, for `mhc peer add` and `mhc up --peer` elsewhere
     Ticket {
         /// Print a ticket for this blob instead, for the public tool `sendme receive`
-        #[arg(long, value_name = "HASH")]
+        #[arg(long, value_name = "HASH", conflicts_with = "network")]
         blob: Option<BlobHash>,
+        #[command(flatten)]
+        within: Within,
     },
     /// Work with another node
     #[command(subcommand)]
@@ -61,7 +63,7 @@ pub(crate) enum Command {
     Peers,
     /// List the ways to other nodes and their state
     Links,
-    /// Work with the network: its rules, and who may do what in it
+    /// Work with networks: which to follow, their rules, and who may do what in them
     #[command(subcommand)]
     Network(Network),
     /// Publish a file
@@ -72,11 +74,13 @@ pub(crate) enum Command {
         #[arg(value_name = "CONTENT")]
         content: RecordId,
     },
-    /// List what this node knows of its network, newest first
+    /// List what this node knows of its home network, or of another that it follows, newest first
     Ls {
         /// Also what policy or a later version hides
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        within: Within,
     },
     /// Show one content
     Show {
@@ -152,6 +156,37 @@ pub(crate) enum Peer {
     },
 }
 
+/// Which network.
+#[derive(Debug, Clone, Copy, Options)]
+pub(crate) struct Within {
+    /// One that this node follows [default: its home network]
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network: Option<NetworkId>,
+}
+
+impl Within {
+    /// The path with the network as a parameter, where one is named; the path may have parameters already.
+    pub(crate) fn path(self, path: &str) -> String {
+        let sign = if path.contains('?') { '&' } else { '?' };
+        self.network.map_or_else(|| path.to_owned(), |network| format!("{path}{sign}network={network}"))
+    }
+}
+
+/// How much of a network to follow.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub(crate) enum Interest {
+    /// Everything
+    Whole,
+    /// Only these authors' channels, and what governs the network
+    Channels {
+        /// Author id
+        #[arg(value_name = "AUTHOR", required = true)]
+        authors: Vec<AuthorId>,
+    },
+    /// Only what the network's policy calls essential, and what governs the network
+    Essential,
+}
+
 /// What can be done with the network.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Network {
@@ -162,11 +197,38 @@ pub(crate) enum Network {
         /// What `mhc ticket` prints there
         ticket: Ticket,
     },
+    /// Follow another network beside the home: see it, and publish in it with --network
+    Follow {
+        /// What `mhc ticket` prints on a node there
+        ticket: Ticket,
+        /// Only this author's channel, and what governs the network; may be given several times
+        #[arg(long = "channel", value_name = "AUTHOR")]
+        channels: Vec<AuthorId>,
+        /// Only what the network's policy calls essential, and what governs the network
+        #[arg(long, conflicts_with = "channels")]
+        essential: bool,
+    },
+    /// Stop following a network; its records stay, unseen, until `mhc gc`
+    Unfollow {
+        /// The network, as `mhc network list` prints it
+        network: NetworkId,
+    },
+    /// List the networks that this node follows
+    List,
+    /// Choose how much of a network to follow
+    Interest {
+        #[command(flatten)]
+        within: Within,
+        #[command(subcommand)]
+        interest: Interest,
+    },
     /// Show the network, its policy and who holds which role
     Show {
         /// Also grants that don't hold any more, or not yet
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        within: Within,
     },
     /// Give somebody a role
     Grant(Grant),
@@ -181,6 +243,8 @@ pub(crate) enum Network {
         /// Why, one line
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        #[command(flatten)]
+        within: Within,
     },
     /// Change the network's policy; what isn't given stays
     Policy(Policy),
@@ -206,6 +270,8 @@ pub(crate) struct Grant {
     /// What for, one line
     #[arg(long, value_name = "TEXT")]
     pub(crate) note: Option<String>,
+    #[command(flatten)]
+    pub(crate) within: Within,
 }
 
 /// Options of `mhc network policy`.
@@ -220,6 +286,8 @@ pub(crate) struct Policy {
     /// Fees, gates, quotas, essential content and emergency issuers, as in `mhc network show --json`
     #[arg(long, value_name = "FILE.json")]
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) within: Within,
 }
 
 /// Who may write in a network.
@@ -264,6 +332,8 @@ pub(crate) struct Publish {
     /// Keep the file where it is instead of copying it; it must not change afterwards
     #[arg(long)]
     pub(crate) reference: bool,
+    #[command(flatten)]
+    pub(crate) within: Within,
 }
 
 /// Look of a content's page.
@@ -477,6 +547,20 @@ mod tests {
             ("network revoke 12", false),
             ("network policy --membership closed", false),
             ("network join nonsense", false),
+            ("network list", true),
+            ("network unfollow ID", true),
+            ("network follow nonsense", false),
+            ("network interest whole --network ID", false),
+            ("network interest --network ID channels ID ID", true),
+            ("network interest essential", true),
+            ("network interest channels", false),
+            ("network interest some", false),
+            ("network show --network ID", true),
+            ("ls --network ID", true),
+            ("ls --network 12", false),
+            ("publish a.mp4 --network ID", true),
+            ("ticket --network ID", true),
+            ("ticket --network ID --blob ID", false),
             ("completions bash", true),
             ("man", true),
             ("", false),

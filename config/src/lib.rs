@@ -92,6 +92,10 @@ config! {
         quota_bytes: Option<u64>, check at_most(1 << 60), example "107374182400";
         /// Space that is left free on the disk, in bytes. With less, the node only reads.
         min_free_bytes: u64 = 64 << 20, check between(1 << 20, 1 << 50);
+        /// Most bytes of blobs from bundles of one maker that are taken though nobody here asked for them: neither pinned,
+        /// nor on a want-list of this node, nor of a channel that it follows by name. Without it, half of
+        /// `storage.quota_bytes`, or 16 GiB when there is none.
+        bundle_quota_bytes: Option<u64>, check at_most(1 << 60), example "17179869184";
         /// Memory for what was served lately, already validated: ranges that many people watch then cost neither disk
         /// nor hashing. Taken as it is needed.
         cache_bytes: u64 = 64 << 20, check between(0, 1 << 50);
@@ -117,6 +121,14 @@ config! {
         /// Bytes that may go over the satellite in a month. Without it, none. Accepted now; takes effect in a
         /// later version.
         budget_bytes: Option<u64>, check at_most(1 << 60), example "5000000000";
+    }
+}
+
+impl Storage {
+    /// What one maker of bundles may bring unasked: what is set, else half of the quota, else 16 GiB.
+    pub fn effective_bundle_quota_bytes(&self) -> u64 {
+        const WITHOUT_QUOTA_BYTES: u64 = 16 << 30;
+        self.bundle_quota_bytes.unwrap_or_else(|| self.quota_bytes.map_or(WITHOUT_QUOTA_BYTES, |quota| quota / 2))
     }
 }
 

@@ -10,7 +10,7 @@ use mhc_protocol::{
         Client, Start,
         testing::{Node, network, whole},
     },
-    wire::{Haves, Hello, SyncRequest, SyncResponse},
+    wire::{Haves, Hello, SyncRequest, SyncResponse, Topic},
 };
 
 /// One that lists its heads, and one that tells fingerprints.
@@ -26,10 +26,14 @@ macro_rules! round_trip {
 
 fuzz_target!(|data: &[u8]| {
     round_trip!(data: Hello, Haves, SyncRequest, SyncResponse);
-    if SyncRequest::decode(data).is_ok_and(|request| !matches!(request, SyncRequest::Have { .. })) {
+    let compares = |request| matches!(request, SyncRequest::Compare { .. } | SyncRequest::Logs { .. });
+    if SyncRequest::decode(data).is_ok_and(compares) {
         for node in &*NODES {
             assert!(node.answer(data).is_ok());
         }
+    }
+    if let Some(topic) = str::from_utf8(data).ok().and_then(Topic::parse) {
+        assert_eq!(topic.to_string().as_bytes(), data);
     }
     if let Ok(response) = SyncResponse::decode(data) {
         for node in &*NODES {

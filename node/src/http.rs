@@ -1,5 +1,6 @@
 //! `/api/v1/node`: what the operator sees and does.
 
+mod networks;
 mod publish_file;
 
 use std::{
@@ -17,7 +18,7 @@ use mhc_api::{
     ApiError, Code, Operator, Routes,
     extract::{Json, Path, Query},
 };
-use mhc_platform::{Context, catalog};
+use mhc_platform::{Context, catalog, within};
 use mhc_protocol::{BlobHash, NodeId, RecordId, link::LinkClass, ticket::Ticket};
 use mhc_storage::record::Health;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ use crate::{
     checks,
     doctor::Check,
     fetch::{Fetcher, Progress},
+    forget,
     net::{Net, NetError, PeerInfo},
     pins::Pins,
 };
@@ -60,6 +62,9 @@ pub(crate) fn routes(operations: Operations) -> Routes {
         .routes(routes!(gc))
         .routes(routes!(run_doctor))
         .routes(routes!(publish_file::publish_reference))
+        .routes(routes!(networks::list, networks::follow))
+        .routes(routes!(networks::unfollow))
+        .routes(routes!(networks::set_interest))
         .with_state(Arc::new(operations))
 }
 
@@ -142,12 +147,22 @@ async fn add_peer(
     let ticket: Ticket =
         body.ticket.parse().map_err(|error| ApiError::new(Code::BadRequest, format!("ticket: {error}")))?;
     let node = ticket.node;
-    ops.net.add_peer(ticket).await.map_err(|error| match error {
-        NetError::OwnTicket | NetError::OtherNetwork { .. } => ApiError::new(Code::Conflict, error.to_string()),
-        NetError::Stopped => ApiError::new(Code::Unavailable, error.to_string()),
-        error => ApiError::internal(error),
-    })?;
+    ops.net.add_peer(ticket).await.map_err(net_error)?;
     Ok((StatusCode::CREATED, Json(AddedPeer { node })))
+}
+
+/// What the network's refusals are to a client.
+fn net_error(error: NetError) -> ApiError {
+    let code = match error {
+        NetError::OwnTicket | NetError::OtherNetwork { .. } | NetError::TooManyNetworks { .. } | NetError::Home => {
+            Code::Conflict
+        }
+        NetError::Channels { .. } => Code::BadRequest,
+        NetError::NotFollowed => Code::NotFound,
+        NetError::Stopped => Code::Unavailable,
+        error => return ApiError::internal(error),
+    };
+    ApiError::new(code, error.to_string())
 }
 
 /// One class of links, over all peers.
@@ -263,6 +278,8 @@ async fn jobs(State(ops): Shared) -> Json<Vec<Job>> {
 struct TicketQuery {
     /// Make a ticket for this blob that the public tool `sendme` understands.
     blob: Option<String>,
+    /// Invite to this network, which this node follows, instead of the home.
+    network: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -277,7 +294,10 @@ async fn ticket(
     _operator: Operator,
     Query(query): Query<TicketQuery>,
 ) -> Result<Json<TicketBody>, ApiError> {
-    let Some(blob) = query.blob else { return Ok(Json(TicketBody { ticket: ops.net.ticket().to_string() })) };
+    let Some(blob) = query.blob else {
+        let network = within(&ops.context, query.network.as_deref())?.publisher.network();
+        return Ok(Json(TicketBody { ticket: ops.net.ticket_of(network).to_string() }));
+    };
     let hash = find_blob(&ops.context, &blob)?;
     if !ops.context.blobs.status(hash).is_some_and(|status| status.complete) {
         return Err(ApiError::new(Code::NotFound, "this blob isn't complete on this node"));
@@ -390,13 +410,18 @@ async fn unpin(State(ops): Shared, _operator: Operator, Path(id): Path<String>) 
 struct Freed {
     freed_bytes: u64,
     evicted: u64,
+    /// Records of networks that aren't followed any more, and of authors who aren't of interest.
+    forgotten_records: u64,
 }
 
-/// Frees what the quota asks for and removes stray files.
+/// Frees what the quota asks for, removes stray files, and drops records that aren't wanted any more.
 #[utoipa::path(post, path = "/api/v1/node/gc", tag = "node", responses((status = 200, body = Freed), (status = 401)))]
 async fn gc(State(ops): Shared, _operator: Operator) -> Result<Json<Freed>, ApiError> {
-    let report = ops.context.blobs.gc().await?;
-    Ok(Json(Freed { freed_bytes: report.freed_bytes, evicted: report.evicted }))
+    let Context { records, publisher, blobs, .. } = &ops.context;
+    let forgotten = forget::unwanted(&ops.net, records, publisher.author()).await;
+    let forgotten_records = forgotten.map_err(ApiError::internal)?;
+    let report = blobs.gc().await?;
+    Ok(Json(Freed { freed_bytes: report.freed_bytes, evicted: report.evicted, forgotten_records }))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

@@ -9,6 +9,7 @@ mod bundle;
 mod checks;
 pub mod doctor;
 pub mod fetch;
+mod forget;
 pub mod home;
 mod http;
 pub mod net;

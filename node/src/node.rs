@@ -10,7 +10,7 @@ use std::{
 use mhc_api::{BindError, BoundGateway, Gateway, GatewayOptions, OperatorToken, Registry, Routes, SetupCodes};
 use mhc_config::Config;
 use mhc_platform::{Context, Publisher, Service, catalog};
-use mhc_protocol::{NetworkId, NodeId, SecretKey, ticket::Ticket};
+use mhc_protocol::{NetworkId, NodeId, SecretKey, network::Interest, ticket::Ticket};
 use mhc_storage::{
     blob::{BlobError, BlobOptions, BlobStore},
     kv::KvError,
@@ -124,16 +124,14 @@ impl Node {
         }
         let fetcher = Fetcher::new(blobs.clone(), Arc::new(net.clone()), FetchOptions::default());
         let pins = Pins::start(&records, blobs.clone(), fetcher.clone())?;
-        let author = |key: &SecretKey| {
-            let (key, network, records) = (key.clone(), home.network(), records.clone());
-            Arc::new(NodeAuthor { key, network, records }) as Arc<dyn Publisher>
-        };
+        let author = |key: &SecretKey| author(key, home.network(), &records);
         let context = Context {
             records: records.clone(),
             blobs: blobs.clone(),
             source: Arc::new(fetcher.clone()),
             publisher: author(home.node_key()),
             root: home.network_key().map(author),
+            elsewhere: elsewhere(&home, &records, &net),
             clock: Arc::new(now),
             inspector: Arc::new(LocalInspector { blobs: blobs.clone() }),
             max_upload_bytes: config.gateway.max_upload_bytes,
@@ -159,6 +157,8 @@ impl Node {
             network: home.network(),
             records: records.clone(),
             blobs: blobs.clone(),
+            interest: interest_of(&net, home.network()),
+            issuer_quota_bytes: config.storage.effective_bundle_quota_bytes(),
         }));
         routes.push(bundle::routes(Arc::clone(&bundles)));
         let gateway = Gateway::new(gateway_options(&home, &config, &context, metrics), routes).bind().await?;
@@ -208,6 +208,28 @@ impl Node {
     }
 }
 
+/// Signs as a key of this home.
+fn author(key: &SecretKey, network: NetworkId, records: &Records) -> Arc<dyn Publisher> {
+    Arc::new(NodeAuthor { key: key.clone(), network, records: records.clone() })
+}
+
+/// How much of a network is followed, as it is when asked.
+fn interest_of(net: &Net, network: NetworkId) -> Arc<dyn Fn() -> Interest + Send + Sync> {
+    let net = net.clone();
+    Arc::new(move || {
+        let followed = net.networks().into_iter().find(|followed| followed.network == network);
+        followed.map(|followed| followed.interest).unwrap_or_default()
+    })
+}
+
+type Elsewhere = Arc<dyn Fn(NetworkId) -> Option<Arc<dyn Publisher>> + Send + Sync>;
+
+/// Signs as this node in the networks that it follows.
+fn elsewhere(home: &Home, records: &Records, net: &Net) -> Elsewhere {
+    let (key, records, net) = (home.node_key().clone(), records.clone(), net.clone());
+    Arc::new(move |network| net.follows(network).then(|| author(&key, network, &records)))
+}
+
 async fn reconcile(services: Vec<Arc<dyn Service>>, context: Context) {
     let mut ticks = tokio::time::interval(RECONCILE_EVERY);
     loop {
@@ -225,7 +247,7 @@ fn records_options(config: &Config) -> RecordsOptions {
 }
 
 fn blob_options(config: &Config) -> BlobOptions {
-    let mhc_config::Storage { quota_bytes, min_free_bytes, cache_bytes } = config.storage;
+    let mhc_config::Storage { quota_bytes, min_free_bytes, cache_bytes, .. } = config.storage;
     BlobOptions { quota_bytes, min_free_bytes, cache_bytes }
 }
 

@@ -30,6 +30,11 @@ pub(crate) enum PinError {
     Records(#[from] RecordsError),
 }
 
+/// Whether the operator wants the blob kept, though not all of it is here yet.
+pub(crate) fn is_noted(records: &Records, hash: BlobHash) -> Result<bool, RecordsError> {
+    Ok(records.private(TABLE).get(hash.as_bytes())?.is_some())
+}
+
 /// Pins are remembered, so that a node that was restarted goes on fetching what it was asked to keep.
 #[derive(Clone)]
 pub(crate) struct Pins {

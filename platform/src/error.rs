@@ -1,7 +1,10 @@
-//! What failures of the stores are to clients.
+//! What failures of the stores are to clients, and what they name wrongly.
 
 use mhc_api::{ApiError, Code};
+use mhc_protocol::NetworkId;
 use mhc_storage::record::RecordsError;
+
+use crate::Context;
 
 /// What the record store's refusals are to a client.
 pub(crate) fn records_error(error: RecordsError) -> ApiError {
@@ -14,4 +17,14 @@ pub(crate) fn records_error(error: RecordsError) -> ApiError {
         RecordsError::OverQuota => ApiError::new(Code::RateLimited, error.to_string()),
         error => ApiError::internal(error),
     }
+}
+
+/// The network that a request names, which this node must follow; the home when it names none.
+pub fn within(context: &Context, network: Option<&str>) -> Result<Context, ApiError> {
+    let network: Option<NetworkId> = match network {
+        Some(text) => Some(text.parse().map_err(|error| ApiError::new(Code::BadRequest, format!("network: {error}")))?),
+        None => None,
+    };
+    let unknown = "this node doesn't follow that network; `mhc network list` shows which it does";
+    context.within(network).ok_or_else(|| ApiError::new(Code::NotFound, unknown))
 }

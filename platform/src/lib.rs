@@ -11,6 +11,7 @@ mod time;
 
 use std::sync::Arc;
 
+pub use error::within;
 pub use service::{Context, InspectError, Inspection, Inspector, Publisher, Service, ServiceError};
 
 /// All services. Adding one is a folder and a line here.

@@ -45,6 +45,8 @@ pub struct Context {
     pub publisher: Arc<dyn Publisher>,
     /// Signs and appends as the network's root, on the node that holds its key.
     pub root: Option<Arc<dyn Publisher>>,
+    /// Signs and appends as this node in another network that it follows.
+    pub elsewhere: Arc<dyn Fn(NetworkId) -> Option<Arc<dyn Publisher>> + Send + Sync>,
     /// The wall clock.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// Tells what an uploaded blob is.
@@ -57,6 +59,17 @@ impl Context {
     /// Now, by the wall clock.
     pub fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+
+    /// The same for another network: `None` is the home. Nothing when this node doesn't follow it.
+    pub fn within(&self, network: Option<NetworkId>) -> Option<Self> {
+        match network {
+            Some(network) if network != self.publisher.network() => {
+                // The root key here is the home's.
+                Some(Self { publisher: (self.elsewhere)(network)?, root: None, ..self.clone() })
+            }
+            _ => Some(self.clone()),
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use mhc_protocol::{
     network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
     record::{Body, Draft},
     ticket::Ticket,
-    wire::{Bound, Content, Have, Haves, Head, Hello, Mark, Part, SyncRequest, SyncResponse, Want},
+    wire::{
+        Bound, Content, Follows, Have, Haves, Head, Hello, Mark, Part, SyncRequest, SyncResponse, Want, records_topic,
+    },
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
@@ -84,11 +86,16 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     let (iroh, p2p) = (vec!["127.0.0.1:4481".parse()?], vec!["[::1]:4480".parse()?]);
     let head =
         |n: u8| Head { author: AuthorId::from_bytes([n; 32]), epoch: 0, seq: 5, id: RecordId::from_bytes([n; 32]) };
+    let networks = vec![Follows { network, whole: true }];
+    let hello = Hello { networks, run: Some(1 << 40), iroh, p2p, name: "studio".into(), version: "0.1.0".into() };
     Ok(vec![
-        Hello { network, iroh, p2p, name: "studio".into(), version: "0.1.0".into() }.encode()?,
+        hello.encode()?,
+        hello.encode_first(network)?,
+        records_topic(network).into_bytes(),
         Haves { node: key().node(), at: NOW, complete: vec![hash], partial: vec![hash] }.encode()?,
         SyncRequest::Compare { network, salt: 1 << 40, parts: parts(true), push_bytes: 1 << 19 }.encode()?,
         SyncRequest::Logs { network, wants: vec![Want { author, epoch: 0, seq: 3 }] }.encode()?,
+        SyncRequest::Records { network, ids: vec![RecordId::from_bytes([1; 32])] }.encode()?,
         SyncRequest::Have { hash }.encode()?,
         SyncResponse::Compare {
             parts: parts(false),
@@ -98,6 +105,7 @@ fn messages() -> Result<Vec<Vec<u8>>> {
         }
         .encode()?,
         SyncResponse::Logs { envelopes: vec![record(manifest().encode()?)?], more: true }.encode()?,
+        SyncResponse::Records { envelopes: vec![record(manifest().encode()?)?] }.encode()?,
         SyncResponse::Have(Have::Absent).encode()?,
         SyncResponse::Have(Have::Complete { size_bytes: 1 << 20 }).encode()?,
         SyncResponse::Have(Have::Partial { size_bytes: 1 << 20, chunks: vec![0..16, 32..48] }).encode()?,

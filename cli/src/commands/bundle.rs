@@ -110,6 +110,7 @@ fn imported(report: &Value) -> String {
         ("records", "not_now", "record(s) can't be taken now"),
         ("blobs", "unknown", "blob(s) belong to nothing that is known here"),
         ("blobs", "no_room", "blob(s) had no room"),
+        ("blobs", "over_quota", "blob(s) that nobody asked for were over their maker's quota"),
     ];
     for (section, key, what) in rest {
         if report[section][key].as_u64().unwrap_or(0) > 0 {

@@ -14,7 +14,7 @@ use tokio::{fs::File, io::AsyncReadExt};
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    args::Publish,
+    args::{Publish, Within},
     client::Client,
     commands::events,
     failure::{Exit, Failure},
@@ -116,7 +116,9 @@ fn part(path: &Path, file: File, bytes: u64, bar: &ProgressBar) -> Part {
 /// The fields of a publication that were given.
 fn texts(options: &Publish) -> Vec<(&'static str, String)> {
     let realm = options.realm.map(|realm| realm.as_str().to_owned());
-    let fields = [("title", options.title.clone()), ("description", options.description.clone()), ("realm", realm)];
+    let network = options.within.network.map(|network| network.to_string());
+    let (title, description) = (options.title.clone(), options.description.clone());
+    let fields = [("title", title), ("description", description), ("realm", realm), ("network", network)];
     fields.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
 }
 
@@ -126,11 +128,11 @@ pub(super) async fn withdraw(output: Output, client: &Client, content: RecordId)
     output.result(&answer, |_| format!("withdrew {content}; every node drops it as soon as it hears of that"))
 }
 
-pub(super) async fn list(output: Output, client: &Client, all: bool) -> Result<(), Failure> {
+pub(super) async fn list(output: Output, client: &Client, all: bool, within: Within) -> Result<(), Failure> {
     let mut items: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let mut page = client.get(&page_path(all, cursor.as_deref())).await?;
+        let mut page = client.get(&within.path(&page_path(all, cursor.as_deref()))).await?;
         if let Value::Array(page) = page["items"].take() {
             items.extend(page);
         }

@@ -51,7 +51,7 @@ fn home_dir(common: &Common) -> Result<PathBuf, Failure> {
 async fn with_node(output: Output, client: &Client, command: Command) -> Result<(), Failure> {
     match command {
         Command::Status => node::status(output, client).await,
-        Command::Ticket { blob } => node::ticket(output, client, blob).await,
+        Command::Ticket { blob, within } => node::ticket(output, client, blob, within).await,
         Command::Peer(Peer::Add { ticket }) => node::add_peer(output, client, &ticket).await,
         Command::Peers => node::peers(output, client).await,
         Command::Links => node::links(output, client).await,
@@ -62,7 +62,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Bundle(command) => bundle::run(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
-        Command::Ls { all } => content::list(output, client, all).await,
+        Command::Ls { all, within } => content::list(output, client, all, within).await,
         Command::Show { content } => content::show(output, client, content).await,
         Command::Get(options) => get::run(output, client, options).await,
         Command::Up(_)
@@ -75,9 +75,17 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
 
 async fn with_network(output: Output, client: &Client, command: Network) -> Result<(), Failure> {
     match command {
-        Network::Show { all } => network::show(output, client, all).await,
+        Network::Follow { ticket, channels, essential } => {
+            network::follow(output, client, &ticket, &channels, essential).await
+        }
+        Network::Unfollow { network } => network::unfollow(output, client, network).await,
+        Network::List => network::list(output, client).await,
+        Network::Interest { within, interest } => network::interest(output, client, within, &interest).await,
+        Network::Show { all, within } => network::show(output, client, all, within).await,
         Network::Grant(options) => network::grant(output, client, options).await,
-        Network::Revoke { grant, void, reason } => network::revoke(output, client, grant, void, reason).await,
+        Network::Revoke { grant, void, reason, within } => {
+            network::revoke(output, client, grant, void, reason, within).await
+        }
         Network::Policy(options) => network::policy(output, client, options).await,
         Network::Create | Network::Join { .. } => Ok(()),
     }

@@ -3,12 +3,12 @@
 use std::{fs, path::Path};
 
 use mhc_node::home::{self, Home};
-use mhc_protocol::{RecordId, ticket::Ticket};
+use mhc_protocol::{AuthorId, NetworkId, RecordId, ticket::Ticket};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    args::{Grant, Policy},
+    args::{Grant, Interest, Policy, Within},
     client::Client,
     failure::{Exit, Failure},
     output::{Output, pairs, remark, table},
@@ -72,9 +72,71 @@ fn refuse_running(dir: &Path) -> Result<(), Failure> {
     }
 }
 
-pub(super) async fn show(output: Output, client: &Client, all: bool) -> Result<(), Failure> {
-    let mut network = client.get("/api/v1/network").await?;
-    let grants = client.get(&format!("/api/v1/network/grants?all={all}")).await?;
+pub(super) async fn follow(
+    output: Output,
+    client: &Client,
+    ticket: &Ticket,
+    channels: &[AuthorId],
+    essential: bool,
+) -> Result<(), Failure> {
+    let interest = match (channels.is_empty(), essential) {
+        (false, _) => "channels",
+        (true, true) => "essential",
+        (true, false) => "whole",
+    };
+    let body = json!({ "ticket": ticket.to_string(), "interest": interest, "channels": channels });
+    let answer = client.document(client.request(Method::POST, "/api/v1/networks").json(&body)).await?;
+    output.result(&answer, |_| {
+        let network = ticket.network;
+        format!(
+            "following {network}
+its contents: `mhc ls --network {network}`; stop with `mhc network unfollow {network}`"
+        )
+    })
+}
+
+pub(super) async fn unfollow(output: Output, client: &Client, network: NetworkId) -> Result<(), Failure> {
+    let request = client.request(Method::DELETE, &format!("/api/v1/networks/{network}"));
+    client.document(request).await?;
+    output.result(&json!({ "network": network }), |_| {
+        "not followed any more; what is here of it stays, unseen, until `mhc gc`".into()
+    })
+}
+
+pub(super) async fn list(output: Output, client: &Client) -> Result<(), Failure> {
+    let columns = [
+        ("NETWORK", "network"),
+        ("NAME", "name"),
+        ("HOME", "home"),
+        ("INTEREST", "interest"),
+        ("PEERS", "peers"),
+        ("AUTHORS", "authors"),
+    ];
+    output.result(&client.get("/api/v1/networks").await?, |networks| table(networks, &columns, "none"))
+}
+
+pub(super) async fn interest(
+    output: Output,
+    client: &Client,
+    within: Within,
+    interest: &Interest,
+) -> Result<(), Failure> {
+    let network = match within.network {
+        Some(network) => network.to_string(),
+        None => text(&client.get("/api/v1/node").await?["network"]).to_owned(),
+    };
+    let body = match interest {
+        Interest::Whole => json!({ "interest": "whole" }),
+        Interest::Channels { authors } => json!({ "interest": "channels", "channels": authors }),
+        Interest::Essential => json!({ "interest": "essential" }),
+    };
+    let request = client.request(Method::PUT, &format!("/api/v1/networks/{network}/interest")).json(&body);
+    output.result(&client.document(request).await?, pairs)
+}
+
+pub(super) async fn show(output: Output, client: &Client, all: bool, within: Within) -> Result<(), Failure> {
+    let mut network = client.get(&within.path("/api/v1/network")).await?;
+    let grants = client.get(&within.path(&format!("/api/v1/network/grants?all={all}"))).await?;
     if output.json {
         network["grants"] = grants;
         return output.result(&network, pairs);
@@ -93,12 +155,13 @@ pub(super) async fn show(output: Output, client: &Client, all: bool) -> Result<(
 }
 
 pub(super) async fn grant(output: Output, client: &Client, options: Grant) -> Result<(), Failure> {
-    let Grant { to, role, channel, days, depth, note } = options;
+    let Grant { to, role, channel, days, depth, note, within } = options;
     let until = days.map(in_days).transpose()?;
     let body = json!({
         "to": to, "role": role, "channel": channel, "until": until, "depth": depth, "note": note,
     });
-    let answer = client.document(client.request(Method::POST, "/api/v1/network/grants").json(&body)).await?;
+    let request = client.request(Method::POST, &within.path("/api/v1/network/grants")).json(&body);
+    let answer = client.document(request).await?;
     output.result(&answer, |answer| {
         format!("{to} is {} now; end it with `mhc network revoke {}`", role.as_str(), text(&answer["record"]))
     })
@@ -115,8 +178,9 @@ pub(super) async fn revoke(
     grant: RecordId,
     void: bool,
     reason: Option<String>,
+    within: Within,
 ) -> Result<(), Failure> {
-    let path = format!("/api/v1/network/grants/{grant}");
+    let path = within.path(&format!("/api/v1/network/grants/{grant}"));
     let mut request = client.request(Method::DELETE, &path).query(&[("void", void.to_string())]);
     if let Some(reason) = reason {
         request = request.query(&[("reason", reason)]);
@@ -129,7 +193,7 @@ pub(super) async fn revoke(
 }
 
 pub(super) async fn policy(output: Output, client: &Client, options: Policy) -> Result<(), Failure> {
-    let Policy { name, membership, file } = options;
+    let Policy { name, membership, file, within } = options;
     let mut change = match file {
         Some(file) => policy_file(&file)?,
         None => Map::new(),
@@ -143,7 +207,7 @@ pub(super) async fn policy(output: Output, client: &Client, options: Policy) -> 
     if change.is_empty() {
         return Err(Failure::new(Exit::Usage, "nothing to change; give --name, --membership or --file"));
     }
-    let request = client.request(Method::PATCH, "/api/v1/network").json(&Value::Object(change));
+    let request = client.request(Method::PATCH, &within.path("/api/v1/network")).json(&Value::Object(change));
     output.result(&client.document(request).await?, pairs)
 }
 

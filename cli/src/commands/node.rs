@@ -11,6 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    args::Within,
     client::Client,
     failure::Failure,
     output::{Output, aligned, cell, duration, pairs, table},
@@ -20,10 +21,15 @@ pub(super) async fn status(output: Output, client: &Client) -> Result<(), Failur
     output.result(&client.get("/api/v1/node").await?, pairs)
 }
 
-pub(super) async fn ticket(output: Output, client: &Client, blob: Option<BlobHash>) -> Result<(), Failure> {
+pub(super) async fn ticket(
+    output: Output,
+    client: &Client,
+    blob: Option<BlobHash>,
+    within: Within,
+) -> Result<(), Failure> {
     let path = match blob {
         Some(hash) => format!("/api/v1/node/ticket?blob={hash}"),
-        None => "/api/v1/node/ticket".into(),
+        None => within.path("/api/v1/node/ticket"),
     };
     let answer = client.get(&path).await?;
     output.result(&answer, |answer| {
@@ -112,8 +118,8 @@ pub(super) async fn unpin(output: Output, client: &Client, content: BlobHash) ->
 pub(super) async fn gc(output: Output, client: &Client) -> Result<(), Failure> {
     let request = client.request(Method::POST, "/api/v1/node/gc");
     output.result(&client.document(request).await?, |freed| {
-        let [bytes, blobs] = ["freed_bytes", "evicted"].map(|key| cell(key, &freed[key]));
-        format!("freed {bytes} of {blobs} blob(s)")
+        let [bytes, blobs, records] = ["freed_bytes", "evicted", "forgotten_records"].map(|key| cell(key, &freed[key]));
+        format!("freed {bytes} of {blobs} blob(s), dropped {records} record(s)")
     })
 }
 

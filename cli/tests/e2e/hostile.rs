@@ -15,7 +15,11 @@ use libp2p::{
     tcp, yamux,
 };
 use mhc_node::fetch::hostile::{HostileOptions, HostileProvider, Hostility};
-use mhc_protocol::{NetworkId, SecretKey, ticket::Ticket, wire::Hello};
+use mhc_protocol::{
+    NetworkId, SecretKey,
+    ticket::Ticket,
+    wire::{Follows, Hello},
+};
 use mhc_testnet::{Http, Node, Rng, eventually, node::text};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
@@ -110,8 +114,11 @@ impl HostilePeer {
         let provider = HostileProvider::run(endpoint, blob.into_iter().map(Into::into).collect(), options);
         let (mut swarm, p2p) = greeter(&key).await?;
         let ticket = Ticket { node: key.node(), network, p2p: vec![p2p], iroh: iroh.clone() };
+        // As nodes of the first version do.
+        let networks = vec![Follows { network, whole: true }];
         let hello =
-            Hello { network, iroh, p2p: vec![p2p], name: format!("{hostility:?}"), version: "0".into() }.encode()?;
+            Hello { networks, run: None, iroh, p2p: vec![p2p], name: format!("{hostility:?}"), version: "0".into() };
+        let hello = hello.encode()?;
         let greeting = tokio::spawn(async move {
             while let Some(event) = swarm.next().await {
                 greet(&mut swarm, event, &hello);

@@ -14,6 +14,7 @@ mod hostile;
 mod kill9;
 mod lan;
 mod network;
+mod networks;
 mod sendme;
 mod sync;
 mod three_nodes;

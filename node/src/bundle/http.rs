@@ -4,7 +4,7 @@
 //! the report or `failed` with a problem's code and words. What can be told before the work begins is an answer's
 //! status. Closing the connection stops the job; what it has done stays.
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, convert::Infallible, path::PathBuf, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -156,7 +156,7 @@ async fn write_wants(
     let job = bundles.start(move |stores, reporter| {
         let stick = Stick::open(&body.path)?;
         reporter.started()?;
-        wants::write(stores, &stick, today).map(|file| json!({ "wants": file }))
+        wants::write(stores, &stick, today, &HashSet::new()).map(|file| json!({ "wants": file }))
     });
     answer(job?).await
 }

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 
 use super::{
     JobError, Reporter, Stores,
+    issuers::Issuers,
     layout::Stick,
     open::{CheckedRecord, Opened, Reader, Unusable, check_blob, check_record, chunks_of, open},
     report::{BundleInfo, Damages},
@@ -70,6 +71,8 @@ struct BlobCounts {
     unknown: u64,
     /// Blobs for which there was no room.
     no_room: u64,
+    /// Blobs that nobody here asked for, of makers who have brought as much of those as they may.
+    over_quota: u64,
 }
 
 pub(super) fn run(
@@ -85,13 +88,15 @@ pub(super) fn run(
     reporter.started()?;
     let bytes_of = |bundle: &Opened| bundle.index.entries.iter().map(|entry| entry.bytes).sum::<u64>();
     reporter.phase("importing", bundles.iter().map(bytes_of).sum())?;
-    let mut import = Import::new(stores, now, reporter, imported);
+    let issuers = Issuers::open(stores, &stick, &Handle::current())?;
+    let mut import = Import::new(stores, now, reporter, imported, issuers);
     import.records(&bundles)?;
     for bundle in &bundles {
         import.blobs(bundle)?;
     }
-    let mut imported = import.finish();
-    match wants::write(stores, &stick, today) {
+    let (mut imported, over_quota) = import.finish();
+    // What was too much isn't asked for again: that is for the operator to do.
+    match wants::write(stores, &stick, today, &over_quota) {
         Ok(file) => imported.wants = Some(file),
         // A stick that can't be written is a good stick.
         Err(error) => imported.notes.push(format!("the want-list wasn't written: {error}")),
@@ -139,6 +144,9 @@ struct Import<'a> {
     held: HashMap<BlobHash, Held>,
     unknown: HashSet<BlobHash>,
     no_room: HashSet<BlobHash>,
+    issuers: Issuers<'a>,
+    admitted: HashSet<BlobHash>,
+    over_quota: HashSet<BlobHash>,
     /// The blob that is being written.
     open: Option<PartialBlob>,
 }
@@ -151,7 +159,13 @@ struct Round {
 }
 
 impl<'a> Import<'a> {
-    fn new(stores: &'a Stores, now: Timestamp, reporter: &'a mut Reporter, imported: Imported) -> Self {
+    fn new(
+        stores: &'a Stores,
+        now: Timestamp,
+        reporter: &'a mut Reporter,
+        imported: Imported,
+        issuers: Issuers<'a>,
+    ) -> Self {
         Self {
             stores,
             now,
@@ -162,6 +176,9 @@ impl<'a> Import<'a> {
             held: HashMap::new(),
             unknown: HashSet::new(),
             no_room: HashSet::new(),
+            issuers,
+            admitted: HashSet::new(),
+            over_quota: HashSet::new(),
             open: None,
         }
     }
@@ -242,7 +259,7 @@ impl<'a> Import<'a> {
         let blobs = bundle.index.entries.iter().enumerate().filter(|(_, entry)| entry.kind == EntryKind::Blob);
         for (at, entry) in blobs {
             let hash = BlobHash::from_bytes(entry.name);
-            if self.is_wanted(hash)? {
+            if self.is_wanted(hash)? && self.is_admitted(bundle, hash)? {
                 match self.piece(&mut reader, entry, hash) {
                     Ok(()) => {}
                     Err(Failed::Unusable(unusable)) => self.damage(bundle, at, entry, unusable),
@@ -276,6 +293,35 @@ impl<'a> Import<'a> {
         Ok(known)
     }
 
+    /// What nobody here asked for is taken from each maker of bundles up to a limit. Decided once for all of a blob.
+    fn is_admitted(&mut self, bundle: &Opened, hash: BlobHash) -> Result<bool, JobError> {
+        if self.admitted.contains(&hash) || self.is_complete(hash) {
+            return Ok(true);
+        }
+        if self.over_quota.contains(&hash) {
+            return Ok(false);
+        }
+        let node = bundle.index.node;
+        let pieces = bundle.index.entries.iter().filter(|entry| entry.name == *hash.as_bytes());
+        let bytes = pieces.map(|entry| entry.bytes).sum::<u64>().saturating_sub(self.local_bytes(hash));
+        if self.issuers.is_asked_for(hash)? || self.issuers.admit(node, hash, bytes, &self.handle)? {
+            return Ok(self.admitted.insert(hash));
+        }
+        if self.over_quota.is_empty() {
+            let note = format!(
+                "node {node} has brought as much as one may that nobody here asked for (storage.bundle_quota_bytes); \
+                 pin what is wanted, or leave a want-list with `mhc bundle wants`, and import again"
+            );
+            self.imported.notes.push(note);
+        }
+        self.over_quota.insert(hash);
+        Ok(false)
+    }
+
+    fn is_complete(&self, hash: BlobHash) -> bool {
+        self.stores.blobs.status(hash).is_some_and(|status| status.complete)
+    }
+
     /// Stores a piece of a blob unless it is here.
     fn piece(&mut self, reader: &mut Reader<'_>, entry: &Entry, hash: BlobHash) -> Result<(), Failed> {
         let status = self.stores.blobs.status(hash);
@@ -297,7 +343,9 @@ impl<'a> Import<'a> {
             let partial = self.partial(hash, &span)?;
             let before = self.local_bytes(hash);
             partial.write_blocking(&items)?;
-            self.imported.blobs.new_bytes += self.local_bytes(hash).saturating_sub(before);
+            let stored = self.local_bytes(hash).saturating_sub(before);
+            self.imported.blobs.new_bytes += stored;
+            self.issuers.stored(hash, stored);
         }
         checked.map_err(Failed::from)
     }
@@ -347,11 +395,13 @@ impl<'a> Import<'a> {
         }
     }
 
-    fn finish(self) -> Imported {
-        let Self { stores, mut imported, held, unknown, no_room, .. } = self;
+    /// The report, and what was over a maker's quota.
+    fn finish(self) -> (Imported, HashSet<BlobHash>) {
+        let Self { stores, mut imported, held, unknown, no_room, over_quota, .. } = self;
         let counts = &mut imported.blobs;
         counts.unknown = unknown.len() as u64;
         counts.no_room = no_room.len() as u64;
+        counts.over_quota = over_quota.len() as u64;
         for hash in held.keys().filter(|hash| !no_room.contains(hash)) {
             match stores.blobs.status(*hash).is_some_and(|status| status.complete) {
                 true => counts.complete += 1,
@@ -362,7 +412,7 @@ impl<'a> Import<'a> {
             let note = "records wait for others that weren't in the bundle; export their channels whole";
             imported.notes.push(note.into());
         }
-        imported
+        (imported, over_quota)
     }
 }
 

@@ -10,6 +10,7 @@
 mod export;
 mod http;
 mod import;
+mod issuers;
 mod layout;
 mod media;
 mod open;
@@ -29,7 +30,7 @@ use std::{
 };
 
 use mhc_api::{ApiError, Code};
-use mhc_protocol::{NetworkId, SecretKey, bundle::BundleError};
+use mhc_protocol::{NetworkId, SecretKey, bundle::BundleError, network::Interest};
 use mhc_storage::{
     blob::{BlobError, BlobStore},
     record::{Records, RecordsError},
@@ -55,6 +56,10 @@ pub(crate) struct Stores {
     pub(crate) network: NetworkId,
     pub(crate) records: Records,
     pub(crate) blobs: BlobStore,
+    /// How much of the network is followed.
+    pub(crate) interest: Arc<dyn Fn() -> Interest + Send + Sync>,
+    /// Most bytes of blobs that one maker of bundles may bring in unasked.
+    pub(crate) issuer_quota_bytes: u64,
 }
 
 /// Runs jobs on bundles, one at a time.

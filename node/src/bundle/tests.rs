@@ -14,6 +14,7 @@ use mhc_protocol::{
     BlobHash, RecordId, SecretKey, Timestamp,
     bundle::{BUNDLES_DIR, BundleId, DAY_MS, Frame, MAX_WANTS_BYTES, Span, WantList},
     manifest::{BlobRef, MANIFEST, Manifest, MediaKind},
+    network::Interest,
     record::{Body, Draft},
 };
 use mhc_storage::{
@@ -56,7 +57,9 @@ impl Node {
         let records = Records::open(&dir.path().join("records"), RecordsOptions::default(), projections).unwrap();
         let blobs = BlobStore::open(&dir.path().join("blobs"), options).unwrap();
         let network = SecretKey::from_seed(&[200; 32]).network();
-        Self { stores: Stores { key: SecretKey::from_seed(&[seed; 32]), network, records, blobs }, _dir: dir }
+        let (key, interest) = (SecretKey::from_seed(&[seed; 32]), Arc::new(|| Interest::Whole));
+        let stores = Stores { key, network, records, blobs, interest, issuer_quota_bytes: u64::MAX };
+        Self { stores, _dir: dir }
     }
 
     /// Stores and publishes `bytes`.
@@ -215,7 +218,7 @@ async fn a_want_list_brings_only_what_is_missing() {
 
 fn wants_job(stick: &Path) -> impl FnOnce(&Stores, &mut Reporter) -> Result<String, JobError> + Send + 'static {
     let path = stick.to_owned();
-    move |stores, _| wants::write(stores, &Stick::open(&path)?, TODAY)
+    move |stores, _| wants::write(stores, &Stick::open(&path)?, TODAY, &HashSet::new())
 }
 
 async fn encoding(from: &Node, hash: BlobHash, span: &Span) -> Vec<u8> {
@@ -538,4 +541,64 @@ async fn the_want_list_tells_what_is_missing_and_nobodys_name() {
     // Its time tells the day and no more.
     let modified = fs::metadata(&file).unwrap().modified().unwrap();
     assert_eq!(modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis(), u128::from(TODAY.as_millis()));
+}
+
+/// Which of these blobs are complete at the node.
+fn has(node: &Node, blobs: &[BlobHash]) -> Vec<bool> {
+    blobs.iter().map(|hash| node.stores.blobs.status(*hash).is_some_and(|status| status.complete)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_maker_of_bundles_brings_so_much_unasked_and_anything_that_is_asked_for() {
+    let (a, c, stick) = (Node::new(1), Node::new(3), stick());
+    let mut b = Node::new(2);
+    b.stores.issuer_quota_bytes = 2 * MIB as u64 + 100_000;
+    let mut films = vec![];
+    for seed in 1..=4 {
+        films.push(a.publish("A film", &noise(seed, MIB)).await.1);
+    }
+    a.export_all(stick.path()).await;
+    let imported = b.import(stick.path()).await;
+    // The newest come first.
+    assert_eq!(has(&b, &films), [false, false, true, true], "{imported}");
+    assert_eq!((&imported["records"]["new"], &imported["blobs"]["over_quota"]), (&4.into(), &2.into()), "{imported}");
+    let note = imported["notes"].to_string();
+    assert!(note.contains(&a.stores.key.node().to_string()) && note.contains("bundle_quota_bytes"), "{note}");
+
+    // Again, and after another export that follows the list which the import left: nothing more.
+    assert_eq!(b.import(stick.path()).await["blobs"]["over_quota"], 2);
+    a.export_all(stick.path()).await;
+    b.import(stick.path()).await;
+    assert_eq!(has(&b, &films), [false, false, true, true]);
+
+    // Another one may bring as much, and what is pinned from then on is asked for and counts for nobody.
+    let other = c.publish("Another", &noise(9, MIB)).await.1;
+    let second = tempfile::tempdir().unwrap();
+    c.export_all(second.path()).await;
+    b.import(second.path()).await;
+    assert_eq!(has(&b, &[other]), [true]);
+    b.stores.blobs.set_pinned(films[3], true).await.unwrap();
+    b.import(stick.path()).await;
+    assert_eq!(has(&b, &films), [false, true, true, true]);
+
+    // The rest when it is asked for: by a list that the operator leaves, or by following the channel.
+    let author = a.stores.key.author();
+    b.stores.interest = Arc::new(move || Interest::Channels([author].into()));
+    let imported = b.import(stick.path()).await;
+    assert_eq!((has(&b, &films), &imported["blobs"]["over_quota"]), (vec![true; 4], &0.into()), "{imported}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_want_list_of_ours_asks_for_has_no_quota() {
+    let (a, stick) = (Node::new(1), stick());
+    let mut b = Node::new(2);
+    b.stores.issuer_quota_bytes = 0;
+    let film = a.publish("A film", &noise(1, MIB)).await.1;
+    a.export_all(stick.path()).await;
+    b.import(stick.path()).await;
+    assert_eq!(has(&b, &[film]), [false]);
+    let path = stick.path().to_owned();
+    b.job(move |stores, _| wants::write(stores, &Stick::open(&path)?, TODAY, &HashSet::new())).await.unwrap();
+    b.import(stick.path()).await;
+    assert_eq!(has(&b, &[film]), [true]);
 }

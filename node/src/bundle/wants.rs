@@ -1,5 +1,7 @@
 //! The want-list of this node.
 
+use std::collections::HashSet;
+
 use bao_tree::ChunkRanges;
 use mhc_platform::catalog;
 use mhc_protocol::{
@@ -20,9 +22,16 @@ const GROUP_CHUNKS: u64 = GROUP_BYTES / 1024;
 /// Most missing ranges of all blobs together: enough for many stopped transfers, and far within the list's length.
 const MAX_RANGES: usize = 1 << 18;
 
-/// Writes the want-list where the next export looks for it. Returns its path.
-pub(super) fn write(stores: &Stores, stick: &Stick, today: Timestamp) -> Result<String, JobError> {
-    let list = collect(stores, today)?.encode()?;
+/// Writes the want-list where the next export looks for it, without these blobs. Returns its path.
+pub(super) fn write(
+    stores: &Stores,
+    stick: &Stick,
+    today: Timestamp,
+    without: &HashSet<BlobHash>,
+) -> Result<String, JobError> {
+    let mut list = collect(stores, today)?;
+    list.lacks.retain(|lack| !without.contains(&lack.hash));
+    let list = list.encode()?;
     let file = stick.wants_file();
     if let Some(dir) = file.parent() {
         make_dir(dir)?;

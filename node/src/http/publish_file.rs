@@ -10,7 +10,10 @@ use axum::{
 };
 use futures::stream;
 use mhc_api::{ApiError, Code, Operator, extract::Json};
-use mhc_platform::catalog::{self, PublishedBody};
+use mhc_platform::{
+    catalog::{self, PublishedBody},
+    within,
+};
 use mhc_protocol::manifest::Realm;
 use mhc_storage::blob::{ImportMode, ImportPhase, ImportProgress, OnProgress};
 use serde::Deserialize;
@@ -43,6 +46,8 @@ pub(super) struct FileBody {
     #[serde(default)]
     #[schema(value_type = String)]
     realm: Realm,
+    /// Where, of the networks that this node follows; at home when absent.
+    network: Option<String>,
 }
 
 type Told = Result<(StatusCode, PublishedBody), ApiError>;
@@ -64,6 +69,7 @@ pub(super) async fn publish_reference(
     if !body.path.is_absolute() {
         return Err(ApiError::new(Code::BadRequest, "path must be absolute"));
     }
+    within(&ops.context, body.network.as_deref())?;
     // Told apart from what may go wrong later: whoever can send the file instead then does.
     if let Err(error) = tokio::fs::File::open(&body.path).await {
         let code = if error.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Forbidden };
@@ -88,7 +94,8 @@ async fn publish(ops: Arc<Operations>, body: FileBody, progress: OnProgress) -> 
         realm: body.realm,
         file_name: body.path.file_name().map(|name| name.to_string_lossy().into_owned()),
     };
-    catalog::publish_and_tell(&ops.context, imported.hash, imported.bytes, publication).await
+    let context = within(&ops.context, body.network.as_deref())?;
+    catalog::publish_and_tell(&context, imported.hash, imported.bytes, publication).await
 }
 
 /// The work, how far it is, and whether its end has been told.

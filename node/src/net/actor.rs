@@ -2,7 +2,7 @@
 //! have tasks of their own.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,8 +21,8 @@ use libp2p::{
     },
 };
 use mhc_protocol::{
-    BlobHash, NodeId,
-    wire::{Haves, Hello, WireError},
+    BlobHash, NetworkId, NodeId,
+    wire::{Haves, Hello, Topic, WireError},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,9 +30,8 @@ use super::{
     book::Fault,
     endpoint, ids,
     metrics::Stacks,
-    peers::Membership,
     shared::{Shared, tidy, without},
-    swarm::{Behaviour, BehaviourEvent, Topics, short},
+    swarm::{Behaviour, BehaviourEvent, Greeting, short, topic_score_params},
     throttle::{Rate, Throttle},
 };
 
@@ -50,7 +49,9 @@ pub(super) enum Command {
     /// Dial this peer at its known addresses.
     Dial(NodeId),
     /// Gossip. The answer says whether somebody got it.
-    Publish(Channel, Vec<u8>, oneshot::Sender<Published>),
+    Publish(Topic, Vec<u8>, oneshot::Sender<Published>),
+    /// The networks that this node follows have changed, or how much of them.
+    Networks,
     /// Announce a complete blob in the DHT.
     Provide(BlobHash),
     /// Take the announcement back.
@@ -61,15 +62,6 @@ pub(super) enum Command {
     Block(NodeId),
     /// Say goodbye to everybody; answered when all connections are closed.
     Leave(oneshot::Sender<()>),
-}
-
-/// A topic of our network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Channel {
-    /// Records.
-    Records,
-    /// Who holds what.
-    Haves,
 }
 
 /// What became of a message to gossip.
@@ -88,6 +80,8 @@ pub(super) enum Published {
 pub(super) struct Arrived {
     pub(super) message: MessageId,
     pub(super) from: PeerId,
+    /// The network of the topic.
+    pub(super) network: NetworkId,
     pub(super) data: Vec<u8>,
 }
 
@@ -112,8 +106,11 @@ pub(super) struct Actor {
     shared: Arc<Shared>,
     swarm: Swarm<Behaviour>,
     channels: Channels,
-    topics: Topics,
+    /// What this node listens to.
+    topics: BTreeSet<Topic>,
     queries: HashMap<kad::QueryId, Query>,
+    /// Greetings that wait for an answer, and the network that those of the first version name.
+    greetings: HashMap<rr::OutboundRequestId, NetworkId>,
     haves_rate: Throttle<NodeId>,
     left: Option<oneshot::Sender<()>>,
 }
@@ -125,9 +122,10 @@ struct Query {
 
 impl Actor {
     pub(super) fn new(shared: Arc<Shared>, swarm: Swarm<Behaviour>, channels: Channels) -> Self {
-        let topics = Topics::of(shared.network);
+        let (topics, queries, greetings) = (BTreeSet::new(), HashMap::new(), HashMap::new());
         let haves_rate = Throttle::new(HAVES_RATE, MAX_ANNOUNCERS);
-        let actor = Self { shared, swarm, channels, topics, queries: HashMap::new(), haves_rate, left: None };
+        let mut actor = Self { shared, swarm, channels, topics, queries, greetings, haves_rate, left: None };
+        actor.update_topics();
         actor.update_addrs();
         actor
     }
@@ -176,7 +174,8 @@ impl Actor {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Dial(node) => self.dial(node),
-            Command::Publish(channel, data, reply) => drop(reply.send(self.publish(channel, data))),
+            Command::Publish(topic, data, reply) => drop(reply.send(self.publish(topic, data))),
+            Command::Networks => self.on_networks(),
             Command::Provide(hash) => {
                 if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(kad_key(hash)) {
                     tracing::debug!(%hash, %error, "not announced in the DHT");
@@ -210,19 +209,47 @@ impl Actor {
         }
     }
 
-    fn publish(&mut self, channel: Channel, data: Vec<u8>) -> Published {
-        let topic: &IdentTopic = match channel {
-            Channel::Records => &self.topics.records,
-            Channel::Haves => &self.topics.haves,
-        };
-        match self.swarm.behaviour_mut().gossip.publish(topic.clone(), data) {
+    fn publish(&mut self, topic: Topic, data: Vec<u8>) -> Published {
+        match self.swarm.behaviour_mut().gossip.publish(IdentTopic::new(topic.to_string()), data) {
             Ok(_) | Err(PublishError::Duplicate) => Published::Sent,
             Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) => Published::Nobody,
             Err(error) => {
-                tracing::error!(%error, ?channel, "can't be gossiped");
+                tracing::error!(%error, %topic, "can't be gossiped");
                 Published::Never
             }
         }
+    }
+
+    fn on_networks(&mut self) {
+        self.update_topics();
+        let present: Vec<_> = {
+            let book = self.shared.book();
+            let linked = book.iter().filter(|(_, peer)| !peer.p2p_links.is_empty());
+            linked.filter_map(|(node, _)| Some((node, ids::peer_of(node)?))).collect()
+        };
+        present.iter().for_each(|(node, peer)| self.greet(*node, peer));
+    }
+
+    /// Listens to the topics of the networks that are followed whole. Of others only what is wanted is synced; what this
+    /// node itself has to say it can say without listening.
+    fn update_topics(&mut self) {
+        let followed = self.shared.networks.told();
+        let of = |network| [Topic::Records(network), Topic::Haves(network)];
+        let wanted = followed.iter().filter(|follows| follows.whole).flat_map(|follows| of(follows.network)).collect();
+        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        for topic in self.topics.difference(&wanted) {
+            gossip.unsubscribe(&IdentTopic::new(topic.to_string()));
+        }
+        for topic in wanted.difference(&self.topics) {
+            let name = IdentTopic::new(topic.to_string());
+            let listens =
+                gossip.set_topic_params(name.clone(), topic_score_params()).map_err(|error| error.to_string());
+            let listens = listens.and_then(|_| gossip.subscribe(&name).map_err(|error| error.to_string()));
+            if let Err(error) = listens {
+                tracing::error!(%topic, error, "not listened to");
+            }
+        }
+        self.topics = wanted;
     }
 
     fn dial(&mut self, node: NodeId) {
@@ -292,14 +319,29 @@ impl Actor {
         self.shared.metrics.connections.get_or_create(&Stacks { stack: "libp2p" }).inc();
         let addr = ids::socket_addr(endpoint.get_remote_address());
         if self.shared.book().p2p_opened(node, connection, addr, ids::now()) {
-            self.greet(&peer);
+            self.greet(node, &peer);
         }
     }
 
-    fn greet(&mut self, peer: &PeerId) {
-        match self.shared.hello().encode() {
-            Ok(hello) => drop(self.swarm.behaviour_mut().hello.send_request(peer, hello)),
-            Err(error) => tracing::error!(%error, "our own greeting"),
+    fn greet(&mut self, node: NodeId, peer: &PeerId) {
+        if let Some(greeting) = self.greeting_for(node) {
+            let request = self.swarm.behaviour_mut().hello.send_request(peer, greeting);
+            self.greetings.insert(request, self.first_told(node));
+        }
+    }
+
+    fn first_told(&self, node: NodeId) -> NetworkId {
+        self.shared.book().first_told(node, self.shared.networks.home())
+    }
+
+    fn greeting_for(&self, node: NodeId) -> Option<Greeting> {
+        let (hello, first) = (self.shared.hello(), self.first_told(node));
+        match (hello.encode(), hello.encode_first(first)) {
+            (Ok(latest), Ok(first)) => Some(Greeting { latest, first }),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "our own greeting");
+                None
+            }
         }
     }
 
@@ -387,46 +429,67 @@ impl Actor {
 
     // # Greetings
 
-    fn on_hello_event(&mut self, event: rr::Event<Vec<u8>, Vec<u8>>) {
-        let rr::Event::Message { peer, connection_id, message } = event else { return };
+    fn on_hello_event(&mut self, event: rr::Event<Greeting, Greeting>) {
+        let (peer, connection_id, message) = match event {
+            rr::Event::Message { peer, connection_id, message } => (peer, connection_id, message),
+            rr::Event::OutboundFailure { request_id, .. } => {
+                self.greetings.remove(&request_id);
+                return;
+            }
+            _ => return,
+        };
         let Some(node) = ids::node_of(&peer) else { return };
         match message {
             rr::Message::Request { request, channel, .. } => {
-                if let Ok(hello) = self.shared.hello().encode() {
-                    let _ = self.swarm.behaviour_mut().hello.send_response(channel, hello);
+                let hello = self.read_hello(node, &request.latest);
+                if let Some(hello) = &hello {
+                    // A peer greets on its first connection to us: where it has an older one here, that was another
+                    // process's, and so were its connections for bytes and records.
+                    let started_anew = self.shared.book().started_anew(node, hello, connection_id);
+                    if started_anew {
+                        endpoint::close_gone(&self.shared, node);
+                    }
+                    self.on_hello(node, connection_id, hello);
                 }
-                // A peer greets on its first connection to us: where it has an older one here, that was another
-                // process's, and so were its connections for bytes and records.
-                let started_anew = self.shared.book().has_older_link(node, connection_id);
-                if started_anew {
-                    endpoint::close_gone(&self.shared, node);
+                if let Some(greeting) = self.greeting_for(node) {
+                    let _ = self.swarm.behaviour_mut().hello.send_response(channel, greeting);
                 }
-                self.on_hello(node, connection_id, &request);
             }
-            // Nothing at all is what a peer sends that is about to leave.
-            rr::Message::Response { response, .. } if response.is_empty() => {}
-            rr::Message::Response { response, .. } => self.on_hello(node, connection_id, &response),
+            rr::Message::Response { response, request_id } => {
+                let told = self.greetings.remove(&request_id);
+                // Nothing at all is what a peer sends that is about to leave.
+                let answer = Some(response.latest).filter(|bytes| !bytes.is_empty());
+                let Some(hello) = answer.and_then(|bytes| self.read_hello(node, &bytes)) else { return };
+                self.on_hello(node, connection_id, &hello);
+                // A peer of the first version was told of another network than the one it follows: once more.
+                if hello.run.is_none() && told != Some(self.first_told(node)) {
+                    self.greet(node, &peer);
+                }
+            }
         }
     }
 
-    fn on_hello(&self, node: NodeId, connection: ConnectionId, bytes: &[u8]) {
-        let hello = match Hello::decode(bytes) {
-            Ok(hello) => hello,
-            Err(error) if error.is_misbehaviour() => {
-                return self.shared.report(node, &Fault::JunkHello(error.to_string()));
-            }
-            Err(error) => return tracing::info!(peer = %node, %error, "greeting not understood"),
-        };
-        let membership = {
+    fn read_hello(&self, node: NodeId, bytes: &[u8]) -> Option<Hello> {
+        match Hello::decode(bytes) {
+            Ok(hello) => return Some(hello),
+            Err(error) if error.is_misbehaviour() => self.shared.report(node, &Fault::JunkHello(error.to_string())),
+            Err(error) => tracing::info!(peer = %node, %error, "greeting not understood"),
+        }
+        None
+    }
+
+    fn on_hello(&self, node: NodeId, connection: ConnectionId, hello: &Hello) {
+        let (membership, shared) = {
             let mut book = self.shared.book();
             let link = book.get(node).and_then(|peer| peer.p2p_links.iter().find(|link| link.id == connection));
             let observed = link.and_then(|link| link.addr);
-            book.hello(node, &hello, observed, ids::now())
+            let membership = book.hello(node, hello, observed, ids::now());
+            (membership, book.get(node).map(|peer| book.shared_with(peer)).unwrap_or_default())
         };
         tracing::debug!(peer = %node, ?membership, "greeted");
         self.shared.greetings.send_modify(|count| *count += 1);
-        if membership == Membership::Member {
-            let _ = self.shared.sync_pokes.try_send(node);
+        for network in shared {
+            let _ = self.shared.sync_pokes.try_send((node, network));
         }
     }
 
@@ -437,12 +500,12 @@ impl Actor {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
                 self.on_message(propagation_source, message_id, message);
             }
-            gossipsub::Event::Subscribed { topic, .. } if topic == self.topics.records.hash() => {
-                self.shared.outbox_poke.notify_one();
-            }
-            gossipsub::Event::Subscribed { topic, .. } if topic == self.topics.haves.hash() => {
-                self.shared.haves_poke.notify_one();
-            }
+            gossipsub::Event::Subscribed { topic, .. } => match Topic::parse(topic.as_str()) {
+                Some(topic) if !self.shared.networks.follows(topic.network()) => {}
+                Some(Topic::Records(_)) => self.shared.outbox_poke.notify_one(),
+                Some(Topic::Haves(_)) => self.shared.haves_poke.notify_one(),
+                None => {}
+            },
             gossipsub::Event::SlowPeer { peer_id, .. } => {
                 tracing::debug!(peer = short(ids::node_of(&peer_id)), "slow peer: messages dropped");
             }
@@ -451,11 +514,15 @@ impl Actor {
     }
 
     fn on_message(&mut self, from: PeerId, message: MessageId, content: gossipsub::Message) {
-        if content.topic == self.topics.haves.hash() {
-            let acceptance = self.on_haves(&from, content.source.as_ref(), &content.data);
-            return self.on_verdict(Verdict { message, from, acceptance });
-        }
-        let arrived = Arrived { message, from, data: content.data };
+        let network = match Topic::parse(content.topic.as_str()) {
+            Some(Topic::Records(network)) => network,
+            Some(Topic::Haves(_)) => {
+                let acceptance = self.on_haves(&from, content.source.as_ref(), &content.data);
+                return self.on_verdict(Verdict { message, from, acceptance });
+            }
+            None => return self.on_verdict(Verdict { message, from, acceptance: MessageAcceptance::Ignore }),
+        };
+        let arrived = Arrived { message, from, network, data: content.data };
         if let Err(error) = self.channels.arrivals.try_send(arrived) {
             // Overloaded: sync brings it later.
             let Arrived { message, from, .. } = error.into_inner();

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mhc_protocol::{
-    BlobHash, Timestamp,
-    wire::{Haves, MAX_HAVES},
+    BlobHash, NetworkId, Timestamp,
+    wire::{Haves, MAX_HAVES, Topic},
 };
 use mhc_storage::blob::BlobEvent;
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    actor::{Channel, Command, Published},
+    actor::{Command, Published},
     haves::REANNOUNCE,
     ids,
     shared::Shared,
@@ -132,14 +132,28 @@ impl Announcer {
         blobs
     }
 
+    /// Tells every network that is followed; sent when anybody of any got it.
     async fn publish(&mut self, page: &[(BlobHash, bool)]) -> Published {
         let hashes = |wanted| page.iter().filter(|(_, complete)| *complete == wanted).map(|(hash, _)| *hash).collect();
-        // Each message is later than the one before, even within a millisecond or when the clock steps back.
-        self.last_at = ids::now().max(self.last_at.saturating_add_ms(1));
-        let haves = Haves { node: self.shared.node, at: self.last_at, complete: hashes(true), partial: hashes(false) };
-        let Ok(data) = haves.encode() else { return Published::Never };
+        let mut published = Published::Nobody;
+        for follows in self.shared.networks.told() {
+            // Each message is later than the one before, even within a millisecond or when the clock steps back, and
+            // another one in each network.
+            self.last_at = ids::now().max(self.last_at.saturating_add_ms(1));
+            let (node, complete, partial) = (self.shared.node, hashes(true), hashes(false));
+            let Ok(data) = (Haves { node, at: self.last_at, complete, partial }).encode() else {
+                return Published::Never;
+            };
+            if self.publish_to(follows.network, data).await == Published::Sent {
+                published = Published::Sent;
+            }
+        }
+        published
+    }
+
+    async fn publish_to(&self, network: NetworkId, data: Vec<u8>) -> Published {
         let (reply, published) = oneshot::channel();
-        match self.shared.commands.send(Command::Publish(Channel::Haves, data, reply)).await {
+        match self.shared.commands.send(Command::Publish(Topic::Haves(network), data, reply)).await {
             Ok(()) => published.await.unwrap_or(Published::Nobody),
             Err(_) => Published::Nobody,
         }

@@ -9,7 +9,10 @@ use std::{
 
 use iroh::endpoint::WeakConnectionHandle;
 use libp2p::swarm::ConnectionId;
-use mhc_protocol::{NetworkId, NodeId, Timestamp, wire::Hello};
+use mhc_protocol::{
+    NetworkId, NodeId, Timestamp,
+    wire::{Follows, Hello},
+};
 
 use super::peers::Membership;
 
@@ -95,6 +98,10 @@ pub(super) struct Peer {
     pub(super) name: String,
     pub(super) version: String,
     pub(super) membership: Membership,
+    /// What it follows, as it says.
+    pub(super) follows: Vec<Follows>,
+    /// Which run of its program greeted, as it says.
+    pub(super) run: Option<u64>,
     pub(super) p2p_links: Vec<P2pLink>,
     pub(super) iroh_links: Vec<WeakConnectionHandle>,
     pub(super) bytes_in: u64,
@@ -130,6 +137,8 @@ impl Default for Peer {
             name: String::new(),
             version: String::new(),
             membership: Membership::Unknown,
+            follows: vec![],
+            run: None,
             p2p_links: vec![],
             iroh_links: vec![],
             bytes_in: 0,
@@ -160,14 +169,28 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct Book {
     own: NodeId,
-    network: NetworkId,
+    /// What this node follows.
+    networks: BTreeSet<NetworkId>,
     peers: HashMap<NodeId, Peer>,
     recovered_at: Option<Instant>,
 }
 
 impl Book {
-    pub(super) fn new(own: NodeId, network: NetworkId) -> Self {
-        Self { own, network, peers: HashMap::new(), recovered_at: None }
+    pub(super) fn new(own: NodeId, networks: BTreeSet<NetworkId>) -> Self {
+        Self { own, networks, peers: HashMap::new(), recovered_at: None }
+    }
+
+    /// This node follows these networks from now on: peers that follow one of them, too, become members, others cease
+    /// to be.
+    pub(super) fn follow(&mut self, networks: BTreeSet<NetworkId>) {
+        self.networks = networks;
+        for peer in self.peers.values_mut().filter(|peer| !peer.follows.is_empty()) {
+            let membership = membership(&self.networks, &peer.follows);
+            peer.dirty |= peer.membership != membership;
+            peer.membership = membership;
+            // Whom the operator named, or the cache, is no longer looked for when there is nothing to exchange.
+            peer.wanted = membership == Membership::Member;
+        }
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&Peer> {
@@ -222,10 +245,7 @@ impl Book {
         observed: Option<SocketAddr>,
         at: Timestamp,
     ) -> Membership {
-        let membership = match hello.network == self.network {
-            true => Membership::Member,
-            false => Membership::OtherNetwork,
-        };
+        let membership = membership(&self.networks, &hello.networks);
         let ip = observed.map(|addr| addr.ip());
         self.learn_addrs(node, &reachable(&hello.p2p, ip), &reachable(&hello.iroh, ip));
         if membership == Membership::Member {
@@ -234,6 +254,7 @@ impl Book {
         if let Some(peer) = self.entry(node) {
             peer.dirty |= peer.membership != membership || peer.name != hello.name;
             (peer.name, peer.version) = (hello.name.clone(), hello.version.clone());
+            (peer.follows, peer.run) = (hello.networks.clone(), hello.run);
             (peer.membership, peer.last_seen) = (membership, at);
         }
         membership
@@ -254,7 +275,7 @@ impl Book {
     }
 
     /// Whether a libp2p connection to the peer is open that is older than `id`.
-    pub(super) fn has_older_link(&self, node: NodeId, id: ConnectionId) -> bool {
+    fn has_older_link(&self, node: NodeId, id: ConnectionId) -> bool {
         self.get(node).and_then(|peer| peer.p2p_links.first()).is_some_and(|first| first.id != id)
     }
 
@@ -345,16 +366,59 @@ impl Book {
         ended
     }
 
-    /// Members that are connected now and not cut off.
+    /// Peers that follow one of our networks, are connected now and not cut off.
     pub(super) fn members(&self) -> Vec<NodeId> {
-        let member =
-            |peer: &Peer| peer.membership == Membership::Member && peer.cut_off.is_none() && !peer.p2p_links.is_empty();
-        self.peers.iter().filter(|(_, peer)| member(peer)).map(|(node, _)| *node).collect()
+        self.present().filter(|(_, peer)| peer.membership == Membership::Member).map(|(node, _)| node).collect()
+    }
+
+    /// Those of them that follow this network.
+    pub(super) fn members_of(&self, network: NetworkId) -> Vec<NodeId> {
+        let follows = |peer: &Peer| peer.follows.iter().any(|follows| follows.network == network);
+        self.present().filter(|(_, peer)| follows(peer)).map(|(node, _)| node).collect()
+    }
+
+    fn present(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.iter().filter(|(_, peer)| peer.cut_off.is_none() && !peer.p2p_links.is_empty())
+    }
+
+    /// Whether the peer keeps all of a network, as it says. One that hasn't said is taken to.
+    pub(super) fn keeps_all(&self, node: NodeId, network: NetworkId) -> bool {
+        let follows = self.get(node).map(|peer| peer.follows.as_slice()).unwrap_or_default();
+        follows.iter().find(|follows| follows.network == network).is_none_or(|follows| follows.whole)
+    }
+
+    /// The networks that a peer and this node both follow.
+    pub(super) fn shared_with(&self, peer: &Peer) -> Vec<NetworkId> {
+        let networks = peer.follows.iter().map(|follows| follows.network);
+        networks.filter(|network| self.networks.contains(network)).collect()
+    }
+
+    /// The network that a peer is told about whose greeting names one only: its own if this node follows it.
+    pub(super) fn first_told(&self, node: NodeId, home: NetworkId) -> NetworkId {
+        self.get(node).and_then(|peer| self.shared_with(peer).first().copied()).unwrap_or(home)
+    }
+
+    /// Whether a greeting comes from another run of the peer's program than the one before, as far as can be told: then
+    /// what is open to that one is gone.
+    pub(super) fn started_anew(&self, node: NodeId, hello: &Hello, link: ConnectionId) -> bool {
+        let before = self.get(node).and_then(|peer| peer.run);
+        match (hello.run, before) {
+            (Some(run), before) => before.is_some_and(|before| before != run) && self.has_older_link(node, link),
+            // Nodes of the first version greet once, on their first connection.
+            (None, _) => self.has_older_link(node, link),
+        }
     }
 
     /// How many peers are connected.
     pub(super) fn connected_count(&self) -> usize {
         self.peers.values().filter(|peer| peer.is_connected()).count()
+    }
+}
+
+fn membership(ours: &BTreeSet<NetworkId>, theirs: &[Follows]) -> Membership {
+    match theirs.iter().any(|follows| ours.contains(&follows.network)) {
+        true => Membership::Member,
+        false => Membership::OtherNetwork,
     }
 }
 
@@ -394,7 +458,7 @@ mod tests {
     }
 
     fn book() -> Book {
-        Book::new(node(0), NetworkId::from_bytes([9; 32]))
+        Book::new(node(0), [NetworkId::from_bytes([9; 32])].into())
     }
 
     fn addr(text: &str) -> SocketAddr {
@@ -474,8 +538,10 @@ mod tests {
     #[test]
     fn greetings_tell_members_from_others() {
         let mut book = book();
+        let network = |n| NetworkId::from_bytes([n; 32]);
         let hello = |n| Hello {
-            network: NetworkId::from_bytes([n; 32]),
+            networks: vec![Follows { network: network(n), whole: true }],
+            run: Some(n.into()),
             iroh: addrs(&["127.0.0.1:4481"]),
             p2p: addrs(&["127.0.0.1:4480"]),
             name: "n".into(),
@@ -490,6 +556,18 @@ mod tests {
         }
         assert_eq!((book.members(), book.connected_count()), (vec![node(1)], 2));
         assert!(book.entry(node(0)).is_none(), "this node isn't its own peer");
+        book.follow([network(8), network(9)].into());
+        assert_eq!((book.members().len(), book.members_of(network(8))), (2, vec![node(2)]));
+        assert_eq!(
+            (book.first_told(node(2), network(9)), book.first_told(node(3), network(9))),
+            (network(8), network(9))
+        );
+        book.follow([network(8)].into());
+        assert_eq!(book.members(), [node(2)]);
+        assert!(!book.get(node(1)).unwrap().wanted);
+        let second = ConnectionId::new_unchecked(7);
+        assert!(!book.started_anew(node(2), &hello(8), second), "the same run");
+        assert!(book.started_anew(node(2), &Hello { run: Some(1), ..hello(8) }, second));
     }
 
     #[test]

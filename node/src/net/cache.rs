@@ -80,7 +80,9 @@ pub(super) async fn save(shared: &Shared) -> Result<(), RecordsError> {
         for node in dirty {
             let Some(peer) = book.entry(node) else { continue };
             peer.dirty = false;
-            if peer.wanted && peer.membership != Membership::OtherNetwork {
+            if peer.membership == Membership::OtherNetwork {
+                changes.push((node.as_bytes().to_vec(), None));
+            } else if peer.wanted {
                 changes.push((node.as_bytes().to_vec(), encode(peer)));
             }
         }

@@ -194,7 +194,7 @@ fn may_connect(shared: &Shared, node: NodeId) -> Result<(), ConnectError> {
     match book.get(node) {
         Some(peer) if peer.cut_off.is_some() => Err(ConnectError::Refused("it is cut off".into())),
         Some(peer) if peer.membership == super::Membership::OtherNetwork => {
-            Err(ConnectError::Refused("it serves another network".into()))
+            Err(ConnectError::Refused("it follows other networks".into()))
         }
         _ => Ok(()),
     }

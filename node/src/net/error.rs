@@ -29,13 +29,33 @@ pub enum NetError {
     #[error("this ticket is of this node itself")]
     OwnTicket,
     /// The ticket is for another network.
-    #[error("this ticket is for network {theirs}, this node serves {ours}; join it with `mhc network join`")]
+    #[error(
+        "this ticket is for network {theirs}, this node's home is {ours}; follow the other one, too, with `mhc network follow`"
+    )]
     OtherNetwork {
         /// The ticket's network.
         theirs: NetworkId,
         /// Ours.
         ours: NetworkId,
     },
+    /// It follows as many networks as it may.
+    #[error("this node follows {limit} networks already, which is the most")]
+    TooManyNetworks {
+        /// How many that is.
+        limit: usize,
+    },
+    /// An interest in channels that names none, or too many.
+    #[error("name 1 to {limit} channels")]
+    Channels {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The home network can't be left.
+    #[error("this is the node's home network, which it always follows")]
+    Home,
+    /// The network isn't followed.
+    #[error("this node doesn't follow that network; `mhc network list` shows which it does")]
+    NotFollowed,
     /// The ticket's node id isn't a public key.
     #[error("this ticket names a node that can't exist: its id isn't a public key")]
     NotAKey,

@@ -1,17 +1,24 @@
 //! Records by gossip: those that arrive go to the log, those we publish go out of the outbox.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use libp2p::gossipsub::MessageAcceptance;
 use mhc_protocol::{
-    Timestamp,
+    NetworkId, Timestamp,
+    network::Scope,
     record::{Record, RecordError, VerifiedRecord},
+    wire::Topic,
 };
 use mhc_storage::record::{Outcome, RecordsError};
 use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot};
 
 use super::{
-    actor::{Arrived, Channel, Command, Published, Verdict},
+    actor::{Arrived, Command, Published, Verdict},
     book::Fault,
     ids,
     metrics::Outcomes,
@@ -59,11 +66,15 @@ enum Message {
 }
 
 async fn judge(shared: &Arc<Shared>, batch: Vec<Arrived>) -> Vec<Verdict> {
-    let (network, now) = (shared.network, ids::now());
+    let (task, now) = (Arc::clone(shared), ids::now());
     let verify = move || {
+        let wanted = Wanted::default();
         let check = |arrived: Arrived| {
             let message = match Record::verify(&arrived.data, now) {
-                Ok(record) if record.header().network == network => Message::Good(Box::new(record)),
+                Ok(record) if record.header().network == arrived.network => match wanted.has(&task, &record) {
+                    true => Message::Good(Box::new(record)),
+                    false => Message::Useless,
+                },
                 Ok(_) => Message::Junk(Fault::JunkGossip("a record of another network".into())),
                 Err(RecordError::Time | RecordError::Version(_)) => Message::Useless,
                 Err(error) => Message::Junk(Fault::BadRecord(error.to_string())),
@@ -84,6 +95,22 @@ async fn judge(shared: &Arc<Shared>, batch: Vec<Arrived>) -> Vec<Verdict> {
     };
     let mut outcomes = Stored::new(outcomes);
     checked.into_iter().map(|(arrived, message)| verdict(shared, arrived, message, &mut outcomes)).collect()
+}
+
+/// What of each network is wanted, looked up once for a batch.
+#[derive(Default)]
+struct Wanted(RefCell<HashMap<NetworkId, Option<Scope>>>);
+
+impl Wanted {
+    fn has(&self, shared: &Shared, record: &VerifiedRecord) -> bool {
+        let header = record.header();
+        let mut scopes = self.0.borrow_mut();
+        let scope = scopes.entry(header.network).or_insert_with(|| {
+            // None when the network isn't followed (any more), or the store can't tell now: sync brings it later.
+            shared.networks.get(header.network).and_then(|followed| followed.scope().ok())
+        });
+        scope.as_ref().is_some_and(|scope| scope.contains(header.author))
+    }
 }
 
 /// The outcomes of a batch in order, or the same failure for all.
@@ -109,7 +136,7 @@ fn verdict(shared: &Shared, arrived: Arrived, message: Message, outcomes: &mut S
             let outcome = outcomes.next();
             if let (Some(Outcome::Pending | Outcome::Refused(_)), Some(node)) = (outcome, ids::node_of(&from)) {
                 // Whoever brought it has what is before it.
-                let _ = shared.sync_pokes.try_send(node);
+                let _ = shared.sync_pokes.try_send((node, record.header().network));
             }
             (outcome.as_ref().map_or("failed", label), accept(outcome, record.header().at, ids::now()))
         }
@@ -159,35 +186,45 @@ pub(super) async fn outbox(shared: Arc<Shared>) {
 }
 
 async fn drain(shared: &Shared) -> Result<(), RecordsError> {
+    // Where nobody listens; what is for others needn't wait.
+    let mut deserted = HashSet::new();
+    let mut after = None;
     loop {
-        let waiting = shared.records.outbox(BATCH)?;
+        let waiting = shared.records.outbox_after(after, BATCH)?;
         let full = waiting.len() == BATCH;
-        let count = waiting.len();
+        after = waiting.last().map(|(number, _)| *number);
         let mut sent = vec![];
-        for (id, record) in waiting {
+        for (number, record) in waiting {
+            let network = record.header().network;
+            if deserted.contains(&network) {
+                continue;
+            }
             match publish(shared, &record).await {
                 Published::Sent => drop(shared.metrics.gossip_records_published.inc()),
                 Published::Never => {}
-                Published::Nobody => break,
+                Published::Nobody => {
+                    deserted.insert(network);
+                    continue;
+                }
             }
-            sent.push(id);
+            sent.push(number);
         }
-        let all = sent.len() == count;
         if !sent.is_empty() {
             shared.records.outbox_sent(sent).await?;
         }
-        if !(full && all) {
+        if !full || deserted.len() == shared.networks.told().len() {
             return Ok(());
         }
     }
 }
 
 async fn publish(shared: &Shared, record: &VerifiedRecord) -> Published {
-    if record.header().network != shared.network {
+    let network = record.header().network;
+    if !shared.networks.follows(network) {
         return Published::Never;
     }
     let (reply, published) = oneshot::channel();
-    let command = Command::Publish(Channel::Records, record.to_bytes(), reply);
+    let command = Command::Publish(Topic::Records(network), record.to_bytes(), reply);
     match shared.commands.send(command).await {
         Ok(()) => published.await.unwrap_or(Published::Nobody),
         Err(_) => Published::Nobody,

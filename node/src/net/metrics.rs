@@ -39,6 +39,8 @@ pub struct Metrics {
     pub gossip_haves_received: Counter,
     /// Records received by sync, by what became of them.
     pub sync_records: Family<Outcomes, Counter>,
+    /// Bytes of answers to this node's requests in sync, without the transport's overhead.
+    pub sync_bytes_received: Counter,
     /// Sync sessions this node started that ran to their end.
     pub sync_sessions: Counter,
     /// Sync sessions this node started that broke off.

@@ -9,11 +9,12 @@
 //! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
 //! | `endpoint` | iroh: who may connect, the pool of connections |
 //! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
+//! | `networks` | which networks are followed, and how much of each |
 //! | `sync` | pulls missed records, answers `/mhc/sync/2` |
 //! | `book`, `cache`, `peers` | what is known of peers, what is kept of it, how it is shown |
 //!
-//! Records are exchanged with members of our network only: gossip topics and sync requests name the network.
-//! A peer of another network may stay connected; it takes part in discovery, and that is all. Blobs are public:
+//! Records of a network are exchanged with peers that follow it, too: gossip topics and sync requests name the network.
+//! A peer that follows none of ours may stay connected; it takes part in discovery, and that is all. Blobs are public:
 //! whoever knows a hash may ask for it.
 
 mod actor;
@@ -26,6 +27,7 @@ mod gossip;
 mod haves;
 mod ids;
 mod metrics;
+mod networks;
 mod peers;
 mod provider;
 mod shared;
@@ -47,16 +49,21 @@ use futures::future::BoxFuture;
 use iroh::endpoint::Connection;
 use mhc_protocol::{
     BlobHash, NetworkId, NodeId, SecretKey,
+    network::{Interest, Scope},
     ticket::{MAX_TICKET_ADDRS, Ticket},
-    wire::{MAX_NAME_BYTES, MAX_VERSION_BYTES},
+    wire::{Follows, MAX_NAME_BYTES, MAX_VERSION_BYTES},
 };
-use mhc_storage::{blob::BlobStore, record::Records};
+use mhc_storage::{
+    blob::BlobStore,
+    record::{Records, RecordsError},
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     actor::{Actor, Channels, Command},
     book::Fault,
+    networks::{Followed, Networks},
     shared::{Parts, Shared},
 };
 pub use self::{
@@ -88,7 +95,7 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub struct NetOptions {
     /// The node's key: its PeerId and its EndpointId.
     pub key: SecretKey,
-    /// The network whose records are exchanged.
+    /// The home network. Others may be followed beside it.
     pub network: NetworkId,
     /// Port of libp2p, TCP and UDP; 0 for any free one.
     pub p2p_port: u16,
@@ -104,6 +111,19 @@ pub struct NetOptions {
     pub version: String,
     /// Most bytes of blobs a second that are sent to peers; none for no limit.
     pub upload_bytes_per_s: Option<u64>,
+}
+
+/// A network that this node follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowedNetwork {
+    /// Which.
+    pub network: NetworkId,
+    /// Whether it is the home: where this node writes unless it is told otherwise.
+    pub home: bool,
+    /// How much of it.
+    pub interest: Interest,
+    /// Peers there with a connection now.
+    pub peers: usize,
 }
 
 /// The running network. Clones share it; it stops with [`Net::shutdown`], or abruptly when the last clone is
@@ -134,9 +154,14 @@ impl Net {
         let endpoint = endpoint::bind(&options).await?;
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (sync_pokes, poke_queue) = mpsc::channel(SYNC_POKES);
+        let networks = Networks::load(options.network, options.key.author(), records.clone())
+            .map_err(|error| NetError::Internal(error.to_string()))?;
+        let mut run = [0; 8];
+        getrandom::fill(&mut run).map_err(|error| NetError::Internal(error.to_string()))?;
         let shared = Arc::new(Shared::new(Parts {
             node: options.key.node(),
-            network: options.network,
+            networks,
+            run: u64::from_le_bytes(run),
             name: plain(&options.name, MAX_NAME_BYTES),
             version: plain(&options.version, MAX_VERSION_BYTES),
             records,
@@ -178,19 +203,90 @@ impl Net {
         self.0.shared.node
     }
 
-    /// The network it serves.
+    /// The home network.
     pub fn network(&self) -> NetworkId {
-        self.0.shared.network
+        self.0.shared.networks.home()
     }
 
-    /// An invitation to this node: its id, network and every address it can be reached at, loopback last.
+    /// The networks that are followed, the home among them.
+    pub fn networks(&self) -> Vec<FollowedNetwork> {
+        let shared = &self.0.shared;
+        let home = shared.networks.home();
+        let show = |followed: Arc<Followed>| FollowedNetwork {
+            network: followed.network,
+            home: followed.network == home,
+            interest: followed.interest.clone(),
+            peers: shared.book().members_of(followed.network).len(),
+        };
+        shared.networks.all().into_iter().map(show).collect()
+    }
+
+    /// Whether this node follows a network.
+    pub fn follows(&self, network: NetworkId) -> bool {
+        self.0.shared.networks.follows(network)
+    }
+
+    /// Whose logs of a network are wanted here; none when it isn't followed. Blocks while the store is read.
+    pub fn scope(&self, network: NetworkId) -> Result<Option<Scope>, RecordsError> {
+        self.0.shared.networks.get(network).map(|followed| followed.scope()).transpose()
+    }
+
+    /// Follows the ticket's network from now on, with the node that made the ticket as the first peer there. Durable when
+    /// it returns.
+    pub async fn follow(&self, ticket: Ticket, interest: Interest) -> Result<(), NetError> {
+        if ticket.node == self.0.shared.node {
+            return Err(NetError::OwnTicket);
+        }
+        self.0.shared.networks.follow(ticket.network, interest).await?;
+        self.networks_changed().await?;
+        self.add_peer(ticket).await
+    }
+
+    /// Follows more or less of a network from now on. What is here stays.
+    pub async fn set_interest(&self, network: NetworkId, interest: Interest) -> Result<(), NetError> {
+        if !self.follows(network) {
+            return Err(NetError::NotFollowed);
+        }
+        self.0.shared.networks.follow(network, interest).await?;
+        self.networks_changed().await
+    }
+
+    /// Stops following a network: nothing of it is gossiped, synced or answered any more. What is here stays.
+    pub async fn unfollow(&self, network: NetworkId) -> Result<(), NetError> {
+        match self.0.shared.networks.unfollow(network).await? {
+            true => self.networks_changed().await,
+            false => Err(NetError::NotFollowed),
+        }
+    }
+
+    async fn networks_changed(&self) -> Result<(), NetError> {
+        let shared = &self.0.shared;
+        let followed = shared.networks.told();
+        shared.book().follow(followed.iter().map(|follows| follows.network).collect());
+        shared.commands.send(Command::Networks).await.map_err(|_| NetError::Stopped)?;
+        shared.outbox_poke.notify_one();
+        shared.haves_poke.notify_one();
+        for Follows { network, .. } in followed {
+            for node in shared.book().members_of(network) {
+                let _ = shared.sync_pokes.try_send((node, network));
+            }
+        }
+        Ok(())
+    }
+
+    /// An invitation to this node: its id, home network and every address it can be reached at, loopback last.
     pub fn ticket(&self) -> Ticket {
+        self.ticket_of(self.network())
+    }
+
+    /// The same for another network that it follows.
+    pub fn ticket_of(&self, network: NetworkId) -> Ticket {
         let limit = |mut addrs: Vec<SocketAddr>| {
             addrs.truncate(MAX_TICKET_ADDRS);
             addrs
         };
         let (p2p, iroh) = (limit(self.p2p_addrs()), limit(self.iroh_addrs()));
-        Ticket { node: self.node(), network: self.network(), p2p, iroh }
+        Ticket { node: self.node(), network, p2p, iroh }
     }
 
     /// Remembers the peer durably and dials it, again and again until it is there.
@@ -199,8 +295,8 @@ impl Net {
         if ticket.node == shared.node {
             return Err(NetError::OwnTicket);
         }
-        if ticket.network != shared.network {
-            return Err(NetError::OtherNetwork { theirs: ticket.network, ours: shared.network });
+        if !shared.networks.follows(ticket.network) {
+            return Err(NetError::OtherNetwork { theirs: ticket.network, ours: self.network() });
         }
         if ids::peer_of(ticket.node).is_none() {
             return Err(NetError::NotAKey);
@@ -216,7 +312,10 @@ impl Net {
 
     /// All known peers: connected ones first, then by when they were last seen.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        let mut peers: Vec<_> = self.0.shared.book().iter().map(|(node, peer)| peers::info(node, peer)).collect();
+        let mut peers: Vec<_> = {
+            let book = self.0.shared.book();
+            book.iter().map(|(node, peer)| peers::info(&book, node, peer)).collect()
+        };
         peers.sort_by_key(|peer| (!peer.connected, std::cmp::Reverse(peer.last_seen), peer.node));
         peers
     }
@@ -268,7 +367,7 @@ impl Net {
         let _ = tokio::time::timeout(CLOSE, shared.endpoint.close()).await;
     }
 
-    /// Who says to have the blob, then the members of our network, who may without having said so.
+    /// Who says to have the blob, then the members of our networks, who may without having said so.
     fn known(&self, hash: BlobHash) -> Vec<NodeId> {
         let shared = &self.0.shared;
         let likely = shared.haves().providers(hash, std::time::Instant::now());

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use iroh::TransportAddr;
-use mhc_protocol::{NodeId, Timestamp, link::LinkClass};
+use mhc_protocol::{NetworkId, NodeId, Timestamp, link::LinkClass};
 use serde::Serialize;
 
-use super::book::Peer;
+use super::book::{Book, Peer};
 
 /// One peer, as `mhc peers` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,8 +19,10 @@ pub struct PeerInfo {
     pub version: String,
     /// Whether there is a connection now.
     pub connected: bool,
-    /// Whether it serves our network.
+    /// Whether it follows a network of ours.
     pub membership: Membership,
+    /// The networks that both of us follow.
+    pub networks: Vec<NetworkId>,
     /// Paths that are open now.
     pub links: Vec<LinkInfo>,
     /// Bytes of blobs received from it since this node started.
@@ -35,15 +37,15 @@ pub struct PeerInfo {
     pub cut_off: Option<String>,
 }
 
-/// Whether a peer serves our network.
+/// Whether a peer follows a network of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Membership {
     /// It hasn't said hello yet.
     Unknown,
-    /// It serves our network: records and haves are exchanged.
+    /// It follows a network of ours, whose records and haves are exchanged.
     Member,
-    /// It serves another network: connected for discovery only.
+    /// It follows other networks only: connected for discovery.
     OtherNetwork,
 }
 
@@ -61,13 +63,14 @@ pub struct LinkInfo {
 }
 
 /// How the book's entry is shown.
-pub(super) fn info(node: NodeId, peer: &Peer) -> PeerInfo {
+pub(super) fn info(book: &Book, node: NodeId, peer: &Peer) -> PeerInfo {
     PeerInfo {
         node,
         name: peer.name.clone(),
         version: peer.version.clone(),
         connected: peer.is_connected(),
         membership: peer.membership,
+        networks: book.shared_with(peer),
         links: links(peer),
         bytes_in: peer.bytes_in,
         bytes_out: peer.bytes_out,

@@ -22,6 +22,7 @@ use super::{
     haves::HaveTable,
     ids,
     metrics::{Kinds, Metrics},
+    networks::Networks,
     provider::Provider,
 };
 
@@ -54,7 +55,9 @@ impl Tasks {
 /// Everything the tasks share.
 pub(super) struct Shared {
     pub(super) node: NodeId,
-    pub(super) network: NetworkId,
+    pub(super) networks: Networks,
+    /// Drawn when the process started: tells peers whether it is still the same.
+    run: u64,
     pub(super) name: String,
     pub(super) version: String,
     pub(super) records: Records,
@@ -63,14 +66,11 @@ pub(super) struct Shared {
     pub(super) pool: Pool,
     pub(super) provider: Provider,
     pub(super) sync_server: super::sync::Server,
-    /// Which logs are being pulled from whom.
-    pub(super) pulls: Arc<super::sync::Pulls>,
-    pub(super) heads: super::sync::HeadCache,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: Tasks,
     pub(super) commands: mpsc::Sender<Command>,
-    /// Peers to sync with as soon as possible.
-    pub(super) sync_pokes: mpsc::Sender<NodeId>,
+    /// Peers to sync with as soon as possible, each about a network.
+    pub(super) sync_pokes: mpsc::Sender<(NodeId, NetworkId)>,
     /// A peer subscribed or the outbox grew.
     pub(super) outbox_poke: Notify,
     /// A peer subscribed: tell what we hold.
@@ -84,35 +84,36 @@ pub(super) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("node", &self.node).field("network", &self.network).finish_non_exhaustive()
+        f.debug_struct("Shared").field("node", &self.node).field("home", &self.networks.home()).finish_non_exhaustive()
     }
 }
 
 /// What the parts of [`Shared`] that come from outside are.
 pub(super) struct Parts {
     pub(super) node: NodeId,
-    pub(super) network: NetworkId,
+    pub(super) networks: Networks,
+    pub(super) run: u64,
     pub(super) name: String,
     pub(super) version: String,
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) sync_pokes: mpsc::Sender<NodeId>,
+    pub(super) sync_pokes: mpsc::Sender<(NodeId, NetworkId)>,
     pub(super) upload_bytes_per_s: Option<u64>,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { node, network, name, version, records, blobs, endpoint, commands, sync_pokes, upload_bytes_per_s } =
-            parts;
+        let Parts { node, networks, run, name, version, records, blobs, .. } = parts;
+        let Parts { endpoint, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
         Self {
+            book: Mutex::new(Book::new(node, networks.told().iter().map(|follows| follows.network).collect())),
             node,
-            network,
+            networks,
+            run,
             name,
             version,
-            pulls: Arc::default(),
-            heads: super::sync::HeadCache::new(records.clone(), network),
             records,
             blobs,
             endpoint,
@@ -126,7 +127,6 @@ impl Shared {
             outbox_poke: Notify::new(),
             haves_poke: Notify::new(),
             greetings: watch::Sender::new(0),
-            book: Mutex::new(Book::new(node, network)),
             haves: Mutex::default(),
             p2p_addrs: Mutex::default(),
         }
@@ -172,7 +172,8 @@ impl Shared {
             addrs
         };
         Hello {
-            network: self.network,
+            networks: self.networks.told(),
+            run: Some(self.run),
             iroh: limit(self.iroh_addrs()),
             p2p: limit(self.p2p_addrs()),
             name: self.name.clone(),

@@ -12,36 +12,47 @@ use libp2p::{
     StreamProtocol, Swarm, SwarmBuilder,
     allow_block_list::{self, BlockedPeers},
     autonat, connection_limits,
-    gossipsub::{self, IdentTopic, MessageAuthenticity, MessageId, PeerScoreParams, TopicScoreParams, ValidationMode},
+    gossipsub::{self, MessageAuthenticity, MessageId, PeerScoreParams, TopicScoreParams, ValidationMode},
     identify, identity, kad, mdns, noise, ping,
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle},
     tcp, yamux,
 };
 use mhc_protocol::{
-    NetworkId, NodeId,
-    wire::{MAX_GOSSIP_BYTES, MAX_HELLO_BYTES, haves_topic, records_topic},
+    NodeId,
+    wire::{MAX_GOSSIP_BYTES, MAX_HELLO_BYTES, MAX_NETWORKS, Topic},
 };
 
 use super::{NetError, NetOptions, ids};
 
 const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/kad/1");
-const HELLO_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/hello/1");
+/// The greeting, and its first version.
+pub(super) const HELLO_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/hello/2");
+pub(super) const FIRST_HELLO_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/hello/1");
 const IDENTIFY_PROTOCOL: &str = "/mhc/1";
 const MAX_PEERS: u32 = 256;
 const MAX_PENDING: u32 = 64;
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-const MAX_TOPICS: usize = 16;
+/// Two for each network that a peer may follow.
+const MAX_TOPICS: usize = 2 * MAX_NETWORKS;
 /// Most blobs this node announces in the DHT; the rest is found by haves and by asking connected peers.
 pub(super) const MAX_PROVIDED: usize = 1024;
 
-/// The gossipsub behaviour: only our topics, and only so many.
-pub(super) type Gossip = gossipsub::Behaviour<
-    gossipsub::IdentityTransform,
-    gossipsub::MaxCountSubscriptionFilter<gossipsub::WhitelistSubscriptionFilter>,
->;
+/// The gossipsub behaviour: only topics of networks, and only so many.
+pub(super) type Gossip =
+    gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::MaxCountSubscriptionFilter<TopicsOfNetworks>>;
+
+/// Lets peers subscribe to the topics of any network: they do so once, and this node may follow theirs later.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TopicsOfNetworks;
+
+impl gossipsub::TopicSubscriptionFilter for TopicsOfNetworks {
+    fn can_subscribe(&mut self, topic: &gossipsub::TopicHash) -> bool {
+        Topic::parse(topic.as_str()).is_some()
+    }
+}
 
 /// All protocols of the swarm. Limits and bans come first: they refuse before the others see a connection.
 #[derive(NetworkBehaviour)]
@@ -56,19 +67,6 @@ pub(super) struct Behaviour {
     pub(super) gossip: Gossip,
     pub(super) hello: request_response::Behaviour<HelloCodec>,
     mdns: Toggle<mdns::tokio::Behaviour>,
-}
-
-/// The topics of a network.
-#[derive(Debug, Clone)]
-pub(super) struct Topics {
-    pub(super) records: IdentTopic,
-    pub(super) haves: IdentTopic,
-}
-
-impl Topics {
-    pub(super) fn of(network: NetworkId) -> Self {
-        Self { records: IdentTopic::new(records_topic(network)), haves: IdentTopic::new(haves_topic(network)) }
-    }
 }
 
 /// Builds the swarm and waits until it listens.
@@ -109,10 +107,10 @@ fn behaviour(keypair: &identity::Keypair, options: &NetOptions) -> BehaviourResu
         autonat_client: autonat::v2::client::Behaviour::default(),
         autonat_server: autonat::v2::server::Behaviour::default(),
         kad: kad(peer),
-        gossip: gossip(keypair, &Topics::of(options.network))?,
+        gossip: gossip(keypair)?,
         hello: request_response::Behaviour::with_codec(
             HelloCodec,
-            [(HELLO_PROTOCOL, ProtocolSupport::Full)],
+            [HELLO_PROTOCOL, FIRST_HELLO_PROTOCOL].map(|protocol| (protocol, ProtocolSupport::Full)),
             request_response::Config::default().with_max_concurrent_streams(8),
         ),
         mdns: mdns.into(),
@@ -149,32 +147,29 @@ fn kad(peer: libp2p::PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
     kad
 }
 
-fn gossip(keypair: &identity::Keypair, topics: &Topics) -> Result<Gossip, Box<dyn std::error::Error + Send + Sync>> {
-    let haves = topics.haves.hash();
+fn gossip(keypair: &identity::Keypair) -> Result<Gossip, Box<dyn std::error::Error + Send + Sync>> {
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
         .max_transmit_size(MAX_GOSSIP_BYTES)
-        .message_id_fn(move |message| message_id(message, &haves))
+        .message_id_fn(message_id)
         .build()?;
     let filter = gossipsub::MaxCountSubscriptionFilter {
-        filter: gossipsub::WhitelistSubscriptionFilter(HashSet::from([topics.records.hash(), topics.haves.hash()])),
+        filter: TopicsOfNetworks,
         max_subscribed_topics: MAX_TOPICS,
         max_subscriptions_per_request: 4 * MAX_TOPICS,
     };
     let signed = MessageAuthenticity::Signed(keypair.clone());
     let mut gossip = Gossip::new_with_subscription_filter(signed, config, filter)?;
-    gossip.with_peer_score(score_params(topics), score_thresholds())?;
-    gossip.subscribe(&topics.records)?;
-    gossip.subscribe(&topics.haves)?;
+    gossip.with_peer_score(score_params(), score_thresholds())?;
     Ok(gossip)
 }
 
 /// BLAKE3 of the data, so that a record is the same message whoever brings it. A list of blobs only counts
 /// from the node it names: with its signer in the id, nobody can burn it in advance under a name of their own.
-fn message_id(message: &gossipsub::Message, haves: &gossipsub::TopicHash) -> MessageId {
+fn message_id(message: &gossipsub::Message) -> MessageId {
     let mut hasher = blake3::Hasher::new();
-    if message.topic == *haves {
+    if matches!(Topic::parse(message.topic.as_str()), Some(Topic::Haves(_))) {
         hasher.update(&message.source.map(|peer| peer.to_bytes()).unwrap_or_default());
     }
     hasher.update(&message.data);
@@ -183,8 +178,8 @@ fn message_id(message: &gossipsub::Message, haves: &gossipsub::TopicHash) -> Mes
 
 /// Peers gain a little by bringing news first and lose much by bringing what doesn't verify. There is no
 /// penalty for silence: quiet networks are normal.
-fn score_params(topics: &Topics) -> PeerScoreParams {
-    let topic = TopicScoreParams {
+pub(super) fn topic_score_params() -> TopicScoreParams {
+    TopicScoreParams {
         topic_weight: 1.0,
         time_in_mesh_weight: 0.01,
         time_in_mesh_quantum: Duration::from_secs(1),
@@ -197,9 +192,11 @@ fn score_params(topics: &Topics) -> PeerScoreParams {
         invalid_message_deliveries_weight: -10.0,
         invalid_message_deliveries_decay: 0.95,
         ..Default::default()
-    };
+    }
+}
+
+fn score_params() -> PeerScoreParams {
     PeerScoreParams {
-        topics: [&topics.records, &topics.haves].map(|name| (name.hash(), topic.clone())).into(),
         // Our own score of a peer counts one to one.
         app_specific_weight: 1.0,
         // Several nodes behind one router, or on one machine, are normal.
@@ -303,47 +300,65 @@ fn try_port(addr: SocketAddr, sockets: Sockets) -> Result<(), (SocketAddr, io::E
     }
 }
 
+/// A greeting as it travels. One that was received is in `latest`, whichever version it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Greeting {
+    pub(super) latest: Vec<u8>,
+    /// The same for peers that only know the first version.
+    pub(super) first: Vec<u8>,
+}
+
+impl Greeting {
+    fn read(latest: Vec<u8>) -> Self {
+        Self { latest, first: vec![] }
+    }
+
+    fn bytes_for(&self, protocol: &StreamProtocol) -> &[u8] {
+        if *protocol == FIRST_HELLO_PROTOCOL { &self.first } else { &self.latest }
+    }
+}
+
 /// The greeting's codec: one bounded blob each way. It is decoded by the actor, which knows whom to blame.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct HelloCodec;
 
 impl request_response::Codec for HelloCodec {
     type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
-    type Response = Vec<u8>;
+    type Request = Greeting;
+    type Response = Greeting;
 
     async fn read_request<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        read_bounded(io).await
+    ) -> io::Result<Greeting> {
+        read_bounded(io).await.map(Greeting::read)
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> io::Result<Vec<u8>> {
-        read_bounded(io).await
+    ) -> io::Result<Greeting> {
+        read_bounded(io).await.map(Greeting::read)
     }
 
     async fn write_request<T: AsyncWrite + Unpin + Send>(
         &mut self,
-        _: &StreamProtocol,
+        protocol: &StreamProtocol,
         io: &mut T,
-        bytes: Vec<u8>,
+        greeting: Greeting,
     ) -> io::Result<()> {
-        io.write_all(&bytes).await
+        io.write_all(greeting.bytes_for(protocol)).await
     }
 
     async fn write_response<T: AsyncWrite + Unpin + Send>(
         &mut self,
-        _: &StreamProtocol,
+        protocol: &StreamProtocol,
         io: &mut T,
-        bytes: Vec<u8>,
+        greeting: Greeting,
     ) -> io::Result<()> {
-        io.write_all(&bytes).await
+        io.write_all(greeting.bytes_for(protocol)).await
     }
 }
 

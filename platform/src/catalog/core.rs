@@ -99,7 +99,9 @@ pub async fn publish(
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WithdrawError {
     /// It was published by somebody else.
-    #[error("only whoever published it can withdraw it, on the node that holds the author's key")]
+    #[error(
+        "only whoever published it can withdraw it, on the node that holds the author's key and follows its network"
+    )]
     NotOurs,
     /// The log refused.
     #[error(transparent)]
@@ -115,9 +117,9 @@ pub(super) enum WithdrawError {
 /// Withdraws a content that this node's author published: every node drops what the manifest says, and stops
 /// listing it. Its bytes may be evicted here, unless another content has the same.
 pub(super) async fn withdraw(context: &Context, content: RecordId, entry: &Entry) -> Result<RecordId, WithdrawError> {
-    if entry.author != context.publisher.author() {
-        return Err(WithdrawError::NotOurs);
-    }
+    let elsewhere = context.within(Some(entry.network));
+    let context = elsewhere.as_ref().filter(|there| there.publisher.author() == entry.author);
+    let context = context.ok_or(WithdrawError::NotOurs)?;
     let body = Erase { records: [content].into() }.encode()?;
     let record = context.publisher.publish(ERASE, body).await?;
     let hash = entry.manifest.original.hash;

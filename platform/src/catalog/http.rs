@@ -27,7 +27,11 @@ use super::{
     core::{self, Listing, Publication, PublishError, Published, WithdrawError},
     index::{self, Entry, Place},
 };
-use crate::{Context, error::records_error, time};
+use crate::{
+    Context,
+    error::{records_error, within},
+    time,
+};
 
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 200;
@@ -57,6 +61,8 @@ struct Item {
     realm: Realm,
     #[schema(value_type = String)]
     kind: MediaKind,
+    /// The network it was published in.
+    network: String,
     /// Author id, 64 hex digits.
     author: String,
     /// Hash of the original, 64 hex digits.
@@ -102,6 +108,8 @@ struct PageQuery {
     /// Also what policy or a later version hides.
     #[serde(default)]
     all: bool,
+    /// What was published in this network, which this node follows; in the home when absent.
+    network: Option<String>,
 }
 
 /// What became of a publication.
@@ -138,6 +146,7 @@ impl Item {
             tags: manifest.tags,
             realm: manifest.realm,
             kind: manifest.kind,
+            network: entry.network.to_string(),
             author: entry.author.to_string(),
             blob: manifest.original.hash.to_string(),
             bytes: manifest.original.bytes,
@@ -167,7 +176,9 @@ fn parse_id<T: std::str::FromStr>(text: &str) -> Result<T, ApiError> {
 
 fn find(context: &Context, content: RecordId) -> Result<Entry, ApiError> {
     let view = context.records.view(NAME).map_err(internal)?;
-    index::entry(&view, content).map_err(internal)?.ok_or_else(no_such_content)
+    let entry = index::entry(&view, content).map_err(internal)?;
+    // What is left of a network that isn't followed any more isn't shown.
+    entry.filter(|entry| context.within(Some(entry.network)).is_some()).ok_or_else(no_such_content)
 }
 
 fn page(context: &Context, author: Option<AuthorId>, query: &PageQuery) -> Result<Feed, ApiError> {
@@ -182,6 +193,7 @@ fn page(context: &Context, author: Option<AuthorId>, query: &PageQuery) -> Resul
         ),
         None => None,
     };
+    let context = &within(context, query.network.as_deref())?;
     let view = context.records.view(NAME).map_err(internal)?;
     let listing = Listing { network: context.publisher.network(), author, all: query.all, after, limit };
     let (entries, next) = core::list(&view, listing).map_err(internal)?;
@@ -296,6 +308,8 @@ struct PublishBody {
     #[schema(value_type = String)]
     realm: Realm,
     file_name: Option<String>,
+    /// Where, of the networks that this node follows; at home when absent.
+    network: Option<String>,
 }
 
 /// Publishes a blob that was added before.
@@ -308,6 +322,7 @@ async fn publish_blob(
     _operator: Operator,
     Json(body): Json<PublishBody>,
 ) -> Result<Response, ApiError> {
+    let context = within(&context, body.network.as_deref())?;
     let hash: BlobHash =
         body.blob.parse().map_err(|error| ApiError::new(Code::BadRequest, format!("blob: {error}")))?;
     let publication = Publication {
@@ -324,7 +339,7 @@ async fn publish_blob(
 }
 
 /// Uploads and publishes a file: `multipart/form-data` with the text fields `title`, `description`, `tags`
-/// (repeated) and `realm`, and the file as `file`.
+/// (repeated), `realm` and `network`, and the file as `file`.
 #[utoipa::path(
     post, path = "/api/v1/videos/upload", tag = "videos",
     responses((status = 201, body = PublishedBody), (status = 200, body = PublishedBody), (status = 400), (status = 401), (status = 413), (status = 507))
@@ -334,7 +349,8 @@ async fn upload_file(
     _operator: Operator,
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
-    let upload = upload::receive(request, &context.blobs, context.max_upload_bytes).await?;
+    let mut upload = upload::receive(request, &context.blobs, context.max_upload_bytes).await?;
+    let context = within(&context, upload.take("network").as_deref().filter(|network| !network.is_empty()))?;
     // Held until the blob is pinned: it can't be evicted before.
     let imported = upload.blob.clone();
     publish_response(&context, imported.hash, imported.bytes, publication(upload)?).await

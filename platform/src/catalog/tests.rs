@@ -91,6 +91,7 @@ impl Fixture {
             source: Arc::new(blobs.clone()),
             publisher: Arc::new(author),
             root: None,
+            elsewhere: Arc::new(|_| None),
             clock: Arc::new(|| Timestamp::from_millis(START)),
             inspector: Arc::new(Videos),
             max_upload_bytes: 1 << 20,

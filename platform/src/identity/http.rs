@@ -20,7 +20,11 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::core::{self, PolicyChange, Request, SignError};
-use crate::{Context, error::records_error, time};
+use crate::{
+    Context,
+    error::{records_error, within},
+    time,
+};
 
 pub(super) fn routes(context: Context) -> Routes {
     OpenApiRouter::new()
@@ -64,11 +68,26 @@ struct NetworkView {
     issuers: BTreeSet<AuthorId>,
 }
 
+/// Which network.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+struct NetworkQuery {
+    /// One that this node follows; the home when absent.
+    network: Option<String>,
+}
+
 /// The network, its policy, and what this node is in it.
-#[utoipa::path(get, path = "/api/v1/network", tag = "network", responses((status = 200, body = NetworkView)))]
-async fn show(State(context): Shared) -> Result<Json<NetworkView>, ApiError> {
+#[utoipa::path(
+    get, path = "/api/v1/network", tag = "network", params(NetworkQuery),
+    responses((status = 200, body = NetworkView), (status = 404))
+)]
+async fn show(State(context): Shared, Query(query): Query<NetworkQuery>) -> Result<Json<NetworkView>, ApiError> {
+    view(&within(&context, query.network.as_deref())?).map(Json)
+}
+
+fn view(context: &Context) -> Result<NetworkView, ApiError> {
     let when = When::now(context.now());
-    let authority = core::authority(&context).map_err(SignError::from)?;
+    let authority = core::authority(context).map_err(SignError::from)?;
     let author = context.publisher.author();
     let roles = match author == authority.root() {
         true => Role::ALL.into(),
@@ -77,7 +96,7 @@ async fn show(State(context): Shared) -> Result<Json<NetworkView>, ApiError> {
     let grants = authority.grants().filter(|held| held.holds(when)).count();
     let Policy { revision, name, membership, fees, gates, quotas, essential, issuers } =
         authority.latest().cloned().unwrap_or_default();
-    Ok(Json(NetworkView {
+    Ok(NetworkView {
         network: context.publisher.network().to_string(),
         name,
         founded_here: context.root.is_some(),
@@ -91,7 +110,7 @@ async fn show(State(context): Shared) -> Result<Json<NetworkView>, ApiError> {
         quotas,
         essential,
         issuers,
-    }))
+    })
 }
 
 /// A grant as clients see it.
@@ -153,14 +172,17 @@ struct GrantsQuery {
     /// Also those that don't hold now.
     #[serde(default)]
     all: bool,
+    /// In this network, which this node follows; in the home when absent.
+    network: Option<String>,
 }
 
 /// Who holds which role. Grants that nobody had a right to give aren't among them.
 #[utoipa::path(
     get, path = "/api/v1/network/grants", tag = "network", params(GrantsQuery),
-    responses((status = 200, body = Vec<GrantView>))
+    responses((status = 200, body = Vec<GrantView>), (status = 404))
 )]
 async fn grants(State(context): Shared, Query(query): Query<GrantsQuery>) -> Result<Json<Vec<GrantView>>, ApiError> {
+    let context = within(&context, query.network.as_deref())?;
     let to: Option<AuthorId> = query.to.as_deref().map(|to| parse("to", to)).transpose()?;
     let (now, authority) = (context.now(), core::authority(&context).map_err(SignError::from)?);
     let wanted = authority.grants().filter(|held| to.is_none_or(|to| held.grant.to == to));
@@ -194,14 +216,16 @@ struct Signed {
 
 /// Gives somebody a role.
 #[utoipa::path(
-    post, path = "/api/v1/network/grants", tag = "network", request_body = GiveBody,
+    post, path = "/api/v1/network/grants", tag = "network", params(NetworkQuery), request_body = GiveBody,
     responses((status = 201, body = Signed), (status = 400), (status = 401), (status = 403, description = "this node may not give it"))
 )]
 async fn give(
     State(context): Shared,
     _operator: Operator,
+    Query(query): Query<NetworkQuery>,
     Json(body): Json<GiveBody>,
 ) -> Result<(StatusCode, Json<Signed>), ApiError> {
+    let context = within(&context, query.network.as_deref())?;
     let request = Request {
         to: parse("to", &body.to)?,
         role: body.role,
@@ -222,6 +246,8 @@ struct RevokeQuery {
     void: bool,
     /// Why, one line.
     reason: Option<String>,
+    /// In this network, which this node follows; in the home when absent.
+    network: Option<String>,
 }
 
 /// Ends a grant. What its holder has signed so far stays, unless `void`.
@@ -236,6 +262,7 @@ async fn revoke(
     Path(id): Path<String>,
     Query(query): Query<RevokeQuery>,
 ) -> Result<Json<Signed>, ApiError> {
+    let context = within(&context, query.network.as_deref())?;
     let grant = id.parse().map_err(|_| SignError::NoGrant)?;
     let record = core::revoke(&context, grant, query.void, query.reason).await?;
     Ok(Json(Signed { record: record.id().to_string() }))
@@ -262,18 +289,20 @@ struct PolicyBody {
 
 /// Signs the next revision of the policy.
 #[utoipa::path(
-    patch, path = "/api/v1/network", tag = "network", request_body = PolicyBody,
+    patch, path = "/api/v1/network", tag = "network", params(NetworkQuery), request_body = PolicyBody,
     responses((status = 200, body = NetworkView), (status = 400), (status = 401), (status = 403))
 )]
 async fn change_policy(
     State(context): Shared,
     _operator: Operator,
+    Query(query): Query<NetworkQuery>,
     Json(body): Json<PolicyBody>,
 ) -> Result<Json<NetworkView>, ApiError> {
+    let context = within(&context, query.network.as_deref())?;
     let PolicyBody { name, membership, fees, gates, quotas, essential, issuers } = body;
     let change = PolicyChange { name, membership, fees, gates, quotas, essential, issuers };
     core::change_policy(&context, change).await?;
-    show(State(context)).await
+    view(&context).map(Json)
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(field: &str, text: &str) -> Result<T, ApiError> {

@@ -86,6 +86,7 @@ impl Fixture {
             source: Arc::new(blobs.clone()),
             publisher: signer(key),
             root: has_root.then(|| signer(root())),
+            elsewhere: Arc::new(|_| None),
             clock: Arc::new(tick),
             inspector: Arc::new(Blind),
             max_upload_bytes: 1 << 20,

@@ -17,6 +17,7 @@
 
 mod authority;
 mod body;
+mod interest;
 mod quota;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use self::{
         BodyError, ERASE, Erase, GRANT, Grant, MAX_DEPTH, MAX_ERASED, MAX_NOTE_CHARS, Membership, POLICY, Policy,
         REVOKE, Revoke, is_governance,
     },
+    interest::{Interest, MAX_CHANNELS, Scope},
     quota::{KindLimits, Limits, Meter},
 };
 

@@ -1,6 +1,6 @@
 //! The side that asks.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::{
     FANOUT, Heads, LIST_HEADS, MAX_BARREN, MAX_COMPARES, MAX_OPEN, Position, cut, fingerprint, mark, pieces,
@@ -130,20 +130,7 @@ impl Client {
     /// A session, and its first request. `salt` is random; with the answer to a list may come up to `push_bytes` of
     /// records.
     pub fn start(network: NetworkId, ours: Heads, salt: u64, push_bytes: u32, start: Start) -> (Self, SyncRequest) {
-        let mut client = Self {
-            network,
-            salt,
-            push_bytes,
-            ours,
-            open: BTreeMap::from([(Bound::start(), Bound::end())]),
-            asked: Asked::Nothing,
-            pulls: VecDeque::new(),
-            came: Came::Nothing,
-            page: Vec::new(),
-            list_heads: MAX_MARKS,
-            compares: 0,
-            barren: 0,
-        };
+        let mut client = Self::new(network, ours, salt, push_bytes, [(Bound::start(), Bound::end())].into());
         let request = match start {
             Start::Probe if !client.ours.as_slice().is_empty() => {
                 client.fingerprint(vec![(Bound::start(), Bound::end())], 1)
@@ -151,6 +138,38 @@ impl Client {
             _ => client.compare(),
         };
         (client, request)
+    }
+
+    /// A session about the logs of some authors only: nothing is asked, and nothing taken, of anybody else's. What it
+    /// costs follows the number of these authors. At least one.
+    pub fn within(
+        network: NetworkId,
+        ours: Heads,
+        salt: u64,
+        push_bytes: u32,
+        authors: &BTreeSet<AuthorId>,
+    ) -> (Self, SyncRequest) {
+        let open = authors.iter().map(|author| (Bound::before(*author), Bound::after(*author))).collect();
+        let mut client = Self::new(network, ours, salt, push_bytes, open);
+        let request = client.compare();
+        (client, request)
+    }
+
+    fn new(network: NetworkId, ours: Heads, salt: u64, push_bytes: u32, open: BTreeMap<Bound, Bound>) -> Self {
+        Self {
+            network,
+            salt,
+            push_bytes,
+            ours,
+            open,
+            asked: Asked::Nothing,
+            pulls: VecDeque::new(),
+            came: Came::Nothing,
+            page: Vec::new(),
+            list_heads: MAX_MARKS,
+            compares: 0,
+            barren: 0,
+        }
     }
 
     /// Takes a response.

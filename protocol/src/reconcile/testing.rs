@@ -1,7 +1,7 @@
 //! For tests and measurements: nodes as far as reconciliation sees them, and what it costs them.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     convert::Infallible,
 };
 
@@ -116,7 +116,7 @@ impl Node {
                 compare(&self.heads, self, salt, &parts, push_bytes).map(|compared| compared.response)
             }
             SyncRequest::Logs { wants, .. } => logs(self, &wants),
-            SyncRequest::Have { .. } => return Err("not asked of it".into()),
+            SyncRequest::Records { .. } | SyncRequest::Have { .. } => return Err("not asked of it".into()),
         };
         let Ok(response) = response;
         response.encode().map_err(|error| error.to_string())
@@ -194,7 +194,17 @@ pub type Failure = String;
 /// `to` pulls from `from`, over messages as they travel. Stops after `limit` round trips.
 pub fn pull(to: &mut Node, from: &Node, salt: u64, start: Start, limit: u64) -> Result<Cost, Failure> {
     let push_bytes = u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX);
-    let (mut client, request) = Client::start(network(), to.heads.clone(), salt, push_bytes, start);
+    drive(Client::start(network(), to.heads.clone(), salt, push_bytes, start), to, from, limit)
+}
+
+/// `to` pulls from `from` what these authors wrote, without asking for anything else.
+pub fn pull_within(to: &mut Node, from: &Node, salt: u64, authors: &BTreeSet<AuthorId>) -> Result<Cost, Failure> {
+    let push_bytes = u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX);
+    drive(Client::within(network(), to.heads.clone(), salt, push_bytes, authors), to, from, u64::MAX)
+}
+
+fn drive(session: (Client, SyncRequest), to: &mut Node, from: &Node, limit: u64) -> Result<Cost, Failure> {
+    let (mut client, request) = session;
     let trouble = |trouble: Trouble<Infallible>| trouble.to_string();
     let mut cost = Cost::default();
     let mut step = Step::Ask(request);

@@ -27,6 +27,11 @@ impl Bound {
         Self(vec![0xff; MAX_BOUND_BYTES])
     }
 
+    /// Right before `author`.
+    pub fn before(author: AuthorId) -> Self {
+        Self(author.as_bytes().to_vec())
+    }
+
     /// Right after `author`.
     pub fn after(author: AuthorId) -> Self {
         Self([author.as_bytes().as_slice(), &[0]].concat())

@@ -1,6 +1,8 @@
 //! Gossip: one topic of a network carries records, each an envelope as [`crate::record`] describes it; another
 //! says who holds which blobs.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{WireError, at_most};
@@ -13,14 +15,55 @@ pub const MAX_GOSSIP_BYTES: usize = 64 * 1024;
 /// Most blobs in one message, complete and partial together.
 pub const MAX_HAVES: usize = 1024;
 
+const RECORDS_PREFIX: &str = "/mhc/records/1/";
+const HAVES_PREFIX: &str = "/mhc/haves/1/";
+
+/// What is gossiped where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// The records of a network.
+    Records(NetworkId),
+    /// What the nodes of a network hold.
+    Haves(NetworkId),
+}
+
+impl Topic {
+    /// The topic with this name, if it is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (topic, id): (fn(NetworkId) -> Self, _) = match name.strip_prefix(RECORDS_PREFIX) {
+            Some(id) => (Self::Records, id),
+            None => (Self::Haves, name.strip_prefix(HAVES_PREFIX)?),
+        };
+        // One name for each.
+        let topic = topic(id.parse().ok()?);
+        (topic.to_string() == name).then_some(topic)
+    }
+
+    /// The network it belongs to.
+    pub const fn network(self) -> NetworkId {
+        match self {
+            Self::Records(network) | Self::Haves(network) => network,
+        }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Records(network) => write!(f, "{RECORDS_PREFIX}{network}"),
+            Self::Haves(network) => write!(f, "{HAVES_PREFIX}{network}"),
+        }
+    }
+}
+
 /// The name of the topic that carries the records of `network`.
 pub fn records_topic(network: NetworkId) -> String {
-    format!("/mhc/records/1/{network}")
+    Topic::Records(network).to_string()
 }
 
 /// The name of the topic on which the nodes of `network` say what they hold.
 pub fn haves_topic(network: NetworkId) -> String {
-    format!("/mhc/haves/1/{network}")
+    Topic::Haves(network).to_string()
 }
 
 /// Blobs a node holds. Each message adds to what the node said before; what isn't repeated expires.
@@ -91,6 +134,19 @@ mod tests {
             let bytes = haves(complete, partial).encode().unwrap();
             assert!(bytes.len() <= MAX_GOSSIP_BYTES);
             assert_eq!(Haves::decode(&bytes), Ok(haves(complete, partial)));
+        }
+    }
+
+    #[test]
+    fn topics_have_one_name_each() {
+        let network = SecretKey::from_seed(&[1; 32]).network();
+        assert_eq!(Topic::parse(&records_topic(network)), Some(Topic::Records(network)));
+        assert_eq!(Topic::parse(&haves_topic(network)), Some(Topic::Haves(network)));
+        let upper = format!("{HAVES_PREFIX}{}", network.to_string().to_uppercase());
+        let cut = records_topic(network)[..78].to_owned();
+        let longer = format!("{}0", records_topic(network));
+        for name in ["", "/mhc/records/1/", "/mhc/records/2/00", "/mhc/other/1/x", &upper, &cut, &longer] {
+            assert_eq!(Topic::parse(name), None, "{name}");
         }
     }
 

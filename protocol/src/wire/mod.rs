@@ -12,10 +12,13 @@ mod sync;
 
 pub use self::{
     compare::{Bound, Content, MAX_BOUND_BYTES, Mark, Part},
-    gossip::{HAVES_VERSION, Haves, MAX_GOSSIP_BYTES, MAX_HAVES, haves_topic, records_topic},
-    hello::{HELLO_VERSION, Hello, MAX_HELLO_ADDRS, MAX_HELLO_BYTES, MAX_NAME_BYTES, MAX_VERSION_BYTES},
+    gossip::{HAVES_VERSION, Haves, MAX_GOSSIP_BYTES, MAX_HAVES, Topic, haves_topic, records_topic},
+    hello::{
+        Follows, HELLO_VERSION, Hello, MAX_HELLO_ADDRS, MAX_HELLO_BYTES, MAX_NAME_BYTES, MAX_NETWORKS,
+        MAX_VERSION_BYTES,
+    },
     sync::{
-        Have, Head, MAX_HAVE_RANGES, MAX_HEADS, MAX_LOG_BYTES, MAX_LOG_RECORDS, MAX_MARKS, MAX_PARTS,
+        Have, Head, MAX_FOUND, MAX_HAVE_RANGES, MAX_HEADS, MAX_LOG_BYTES, MAX_LOG_RECORDS, MAX_MARKS, MAX_PARTS,
         MAX_SYNC_REQUEST_BYTES, MAX_SYNC_RESPONSE_BYTES, MAX_WANTS, MIN_HEADS_BEFORE_MORE, SyncRequest, SyncResponse,
         Want,
     },

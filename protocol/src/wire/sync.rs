@@ -34,6 +34,8 @@ pub const MAX_WANTS: usize = 2048;
 pub const MAX_LOG_RECORDS: usize = 2048;
 /// Most bytes of records in one response; leaves room for framing within [`MAX_SYNC_RESPONSE_BYTES`].
 pub const MAX_LOG_BYTES: usize = 768 * 1024;
+/// Most records asked for by their ids in one request.
+pub const MAX_FOUND: usize = 256;
 /// Most ranges in a [`Have::Partial`]; a node with more tells of the first.
 pub const MAX_HAVE_RANGES: usize = 4096;
 
@@ -57,6 +59,13 @@ pub enum SyncRequest {
         network: NetworkId,
         /// From where of which, in the order in which they are to be answered; at least one, no author twice.
         wants: Vec<Want>,
+    },
+    /// Records by their ids, whoever wrote them. Nodes know this since they greet with version 2.
+    Records {
+        /// The network.
+        network: NetworkId,
+        /// Which, ascending; at least one.
+        ids: Vec<RecordId>,
     },
     /// What the node holds of a blob.
     Have {
@@ -97,6 +106,11 @@ pub enum SyncResponse {
         envelopes: Vec<Vec<u8>>,
         /// Whether there are more: of the log of the last record, or of wants after that.
         more: bool,
+    },
+    /// To [`SyncRequest::Records`].
+    Records {
+        /// Those of the records that the node has, in the order of their ids as far as there was room, unverified.
+        envelopes: Vec<Vec<u8>>,
     },
     /// To [`SyncRequest::Have`].
     Have(Have),
@@ -139,6 +153,7 @@ pub enum Have {
 enum RequestWire {
     Compare { network: NetworkId, salt: u64, parts: Vec<PartWire>, push: u32 },
     Logs { network: NetworkId, wants: Vec<(AuthorId, u64, u64)> },
+    Records { network: NetworkId, ids: Vec<RecordId> },
     Have { hash: BlobHash },
 }
 
@@ -147,6 +162,7 @@ enum RequestWire {
 enum ResponseWire {
     Compare { parts: Vec<PartWire>, heads: Vec<(AuthorId, u64, u64, RecordId)>, more: bool, envelopes: Vec<ByteBuf> },
     Logs { envelopes: Vec<ByteBuf>, more: bool },
+    Records { envelopes: Vec<ByteBuf> },
     Absent {},
     Complete { size: u64 },
     Partial { size: u64, chunks: Vec<(u64, u64)> },
@@ -164,6 +180,7 @@ impl SyncRequest {
                 let wants = wants.into_iter().map(|want| (want.author, want.epoch, want.seq)).collect();
                 RequestWire::Logs { network, wants }
             }
+            Self::Records { network, ids } => RequestWire::Records { network, ids },
             Self::Have { hash } => RequestWire::Have { hash },
         })?;
         at_most("bytes", bytes.len(), MAX_SYNC_REQUEST_BYTES)?;
@@ -180,6 +197,7 @@ impl SyncRequest {
                 let wants = wants.into_iter().map(|(author, epoch, seq)| Want { author, epoch, seq }).collect();
                 Self::Logs { network, wants }
             }
+            RequestWire::Records { network, ids } => Self::Records { network, ids },
             RequestWire::Have { hash } => Self::Have { hash },
         };
         request.check()?;
@@ -194,6 +212,13 @@ impl SyncRequest {
                 check_parts(parts, MAX_MARKS)
             }
             Self::Logs { wants, .. } => check_wants(wants),
+            Self::Records { ids, .. } => {
+                at_most("ids", ids.len(), MAX_FOUND)?;
+                match !ids.is_empty() && ids.windows(2).all(|pair| pair[0] < pair[1]) {
+                    true => Ok(()),
+                    false => Err(WireError::Invalid("ids")),
+                }
+            }
             Self::Have { .. } => Ok(()),
         }
     }
@@ -212,6 +237,9 @@ impl SyncResponse {
             },
             Self::Logs { envelopes, more } => {
                 ResponseWire::Logs { envelopes: envelopes.into_iter().map(ByteBuf::from).collect(), more }
+            }
+            Self::Records { envelopes } => {
+                ResponseWire::Records { envelopes: envelopes.into_iter().map(ByteBuf::from).collect() }
             }
             Self::Have(Have::Absent) => ResponseWire::Absent {},
             Self::Have(Have::Complete { size_bytes }) => ResponseWire::Complete { size: size_bytes },
@@ -235,6 +263,9 @@ impl SyncResponse {
             },
             ResponseWire::Logs { envelopes, more } => {
                 Self::Logs { envelopes: envelopes.into_iter().map(ByteBuf::into_vec).collect(), more }
+            }
+            ResponseWire::Records { envelopes } => {
+                Self::Records { envelopes: envelopes.into_iter().map(ByteBuf::into_vec).collect() }
             }
             ResponseWire::Absent {} => Self::Have(Have::Absent),
             ResponseWire::Complete { size } => Self::Have(Have::Complete { size_bytes: size }),
@@ -260,7 +291,7 @@ impl SyncResponse {
             }
             // "more" after nothing would have the reader ask the same for ever.
             Self::Logs { envelopes, more: true } if envelopes.is_empty() => Err(WireError::Invalid("log")),
-            Self::Logs { envelopes, .. } => check_envelopes(envelopes),
+            Self::Logs { envelopes, .. } | Self::Records { envelopes } => check_envelopes(envelopes),
             Self::Have(Have::Partial { chunks, .. }) => check_chunks(chunks),
             Self::Have(_) => Ok(()),
         }

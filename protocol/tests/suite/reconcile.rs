@@ -4,11 +4,13 @@
 // A test that can't go on panics.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use mhc_protocol::{
-    RecordId,
+    AuthorId, RecordId,
     reconcile::{
         Client, Start, Step, Trouble, compare,
-        testing::{Cost, Node, WRITTEN_AT, Writer, busy, network, pull, scattered, whole},
+        testing::{Cost, Node, WRITTEN_AT, Writer, busy, network, pull, pull_within, scattered, whole},
     },
     record::Record,
     wire::{Bound, Content, Head, MAX_HEADS, MAX_LOG_BYTES, MAX_SYNC_RESPONSE_BYTES, Part, SyncRequest, SyncResponse},
@@ -80,6 +82,36 @@ fn a_new_node_gets_everything_in_pages() {
     // Page by page, not log by log.
     assert!(cost.round_trips < 20 && cost.up_bytes < cost.down_bytes / 10, "{cost:?}");
     assert!(cost.longest_bytes <= MAX_SYNC_RESPONSE_BYTES as u64);
+}
+
+#[test]
+fn a_session_about_few_authors_brings_those_and_costs_what_they_are() {
+    let a = whole(3000, 4).unwrap();
+    let wanted: BTreeSet<_> = a.heads().as_slice().iter().step_by(300).map(|head| head.author).collect();
+    let mut b = Node::default();
+    let cost = pull_within(&mut b, &a, SALT, &wanted).unwrap();
+    assert_eq!((cost.round_trips, cost.records), (1, 40), "{cost:?}");
+    assert!(b.heads().as_slice().iter().map(|head| head.author).eq(wanted.iter().copied()));
+    assert!(cost.bytes() < 40 * 450 + 10 * 250, "{cost:?}");
+    // Nothing new, among authors one of whom nobody knows.
+    let wanted: BTreeSet<_> = wanted.into_iter().chain([AuthorId::from_bytes([0xff; 32])]).collect();
+    let cost = pull_within(&mut b, &a, SALT, &wanted).unwrap();
+    assert_eq!((cost.round_trips, cost.records), (1, 0));
+    assert!(cost.bytes() < 11 * 130, "{cost:?}");
+    // More authors than one request asks for.
+    let all: BTreeSet<_> = a.heads().as_slice().iter().map(|head| head.author).collect();
+    let cost = pull_within(&mut b, &a, SALT, &all).unwrap();
+    assert_eq!((b.heads().as_slice(), cost.records), (a.heads().as_slice(), 12_000 - 40));
+}
+
+/// What wasn't asked about isn't taken.
+#[test]
+fn heads_of_others_are_junk_in_a_session_about_one_author() {
+    let (a, stranger) = (whole(3, 1).unwrap(), Writer::new(7, 5).head().unwrap());
+    let wanted = BTreeSet::from([a.heads().as_slice()[0].author]);
+    let (mut client, _) = Client::within(network(), a.heads().clone(), SALT, PUSH_BYTES, &wanted);
+    let answer = client.answered(compared(vec![], vec![stranger], false, vec![]), &a);
+    assert!(matches!(answer, Err(Trouble::Junk(_))), "{answer:?}");
 }
 
 #[test]
@@ -179,7 +211,7 @@ fn a_server_that_invents_heads_and_parts_is_given_up() {
                 }
             }
             SyncRequest::Logs { .. } => SyncResponse::Logs { envelopes: vec![], more: false },
-            SyncRequest::Have { .. } => unreachable!(),
+            SyncRequest::Records { .. } | SyncRequest::Have { .. } => unreachable!(),
         };
         request = match client.answered(response, &node).unwrap() {
             Step::Ask(request) => request,

@@ -1,6 +1,7 @@
 //! The rules of the logs, within one transaction. The module above tells them; here they are carried out.
 //! What records count for, and with it the index, is in [`standing`].
 
+mod forget;
 mod standing;
 
 use std::{

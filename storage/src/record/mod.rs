@@ -84,6 +84,8 @@ use crate::kv::{Engine, KeyRange, KvError, memory::Memory as MemoryEngine};
 
 /// Committed records that a slow subscriber may be behind; then it misses some and is told so.
 const EVENTS: usize = 1024;
+/// Most logs that are forgotten in one transaction.
+const FORGOTTEN_LOGS: usize = 1024;
 /// Records read at a time from a log.
 const CHUNK_RECORDS: usize = 64;
 
@@ -247,9 +249,14 @@ impl Records {
 
     /// Published records that wait to be sent, oldest first, each with its number in the outbox.
     pub fn outbox(&self, limit: usize) -> Result<Vec<(u64, VerifiedRecord)>, RecordsError> {
+        self.outbox_after(None, limit)
+    }
+
+    /// The same, from the entry after this number on.
+    pub fn outbox_after(&self, after: Option<u64>, limit: usize) -> Result<Vec<(u64, VerifiedRecord)>, RecordsError> {
         let snapshot = self.0.shared.slot.read()?;
         let mut waiting = Vec::new();
-        let mut from = Vec::new();
+        let mut from = after.map(|after| [after.to_be_bytes().as_slice(), &[0]].concat()).unwrap_or_default();
         while waiting.len() < limit {
             let range = KeyRange::all().starting_at(&from);
             let Some((key, value)) = snapshot.scan(OUTBOX, range, 1)?.into_iter().next() else { break };
@@ -294,6 +301,35 @@ impl Records {
     /// over. Writes go on meanwhile. Returns how many records it was made from.
     pub async fn rebuild(&self) -> Result<u64, RecordsError> {
         self.0.writer.call(Command::Rebuild).await
+    }
+
+    /// The networks of which something is kept, ascending.
+    pub fn networks(&self) -> Result<Vec<NetworkId>, RecordsError> {
+        let snapshot = self.0.shared.slot.read()?;
+        let mut networks: Vec<NetworkId> = Vec::new();
+        loop {
+            // After every log of the last one.
+            let start = networks.last().map(|last| [last.as_bytes().as_slice(), &[0xff; 33]].concat());
+            let range = KeyRange::all().starting_at(start.as_deref().unwrap_or_default());
+            let Some((key, _)) = snapshot.scan(HEADS, range, 1)?.into_iter().next() else { return Ok(networks) };
+            let log = LogId::from_key(&key).ok_or_else(|| KvError::Corrupt("a head can't be read".into()))?;
+            networks.push(log.network);
+        }
+    }
+
+    /// Drops the logs of these authors, in this order, with all that came of them; returns how many records those had.
+    /// What is asked for again from elsewhere comes back. Never of an author who writes here: its log would begin anew
+    /// and fork.
+    pub async fn forget(&self, network: NetworkId, authors: &[AuthorId]) -> Result<u64, RecordsError> {
+        let mut logs: Vec<_> = authors.iter().map(|author| LogId { network, author: *author }).collect();
+        let mut records = 0;
+        while !logs.is_empty() {
+            let step = logs.iter().copied().take(FORGOTTEN_LOGS).collect();
+            let forgotten = self.0.writer.call(|reply| Command::Forget(step, reply)).await?;
+            records += forgotten.records;
+            logs.drain(..forgotten.logs.min(logs.len()));
+        }
+        Ok(records)
     }
 
     /// Who may do what in `network`, by the records that are here.

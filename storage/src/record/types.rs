@@ -172,3 +172,12 @@ impl From<KvError> for RecordsError {
         }
     }
 }
+
+/// How far forgetting has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Forgotten {
+    /// Records that are gone.
+    pub(super) records: u64,
+    /// How many of the logs, from the first on, are gone.
+    pub(super) logs: usize,
+}

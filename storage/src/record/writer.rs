@@ -23,7 +23,7 @@ use tokio::sync::{
 };
 
 use super::{
-    Committed, Health, Outcome, RecordsError, Shared,
+    Committed, Forgotten, Health, Outcome, RecordsError, Shared,
     engine::Space,
     index,
     log::{self, Finished, LogTx, Memory},
@@ -35,6 +35,8 @@ use crate::kv::{Durability, KvError, WriteTx};
 const MAX_BATCH_RECORDS: usize = 256;
 /// How many records a rebuild of the index reads between two batches of commands.
 const REBUILD_RECORDS: usize = 4096;
+/// How many records are forgotten in one transaction.
+const FORGOTTEN_RECORDS: usize = 1024;
 /// So many steps of a rebuild share a flush when nothing else asks for one.
 const REBUILD_STEPS_PER_FLUSH: u32 = 4;
 /// Commands that wait for the writer; then callers wait.
@@ -60,6 +62,8 @@ pub(super) enum Command {
     Private(String, Vec<Change>, Reply<()>),
     OutboxSent(Vec<u64>, Reply<()>),
     Rebuild(Reply<u64>),
+    /// Drop these logs, as far as one step goes.
+    Forget(Vec<LogId>, Reply<Forgotten>),
     /// A reader found damage at these keys.
     Quarantine(Vec<LogKey>, Option<Reply<()>>),
     Close(oneshot::Sender<()>),
@@ -402,6 +406,7 @@ impl Command {
             Self::Publish(_, reply) => answer(reply, Err(closed)),
             Self::Private(_, _, reply) | Self::OutboxSent(_, reply) => answer(reply, Err(closed)),
             Self::Rebuild(reply) => answer(reply, Err(closed)),
+            Self::Forget(_, reply) => answer(reply, Err(closed)),
             Self::Quarantine(_, reply) => answer(reply?, Err(closed)),
             Self::Close(_) => return None,
         })
@@ -433,6 +438,10 @@ fn carry_out(command: Command, log: &mut LogTx<'_>, batch: &mut Batch) -> Result
         Command::Rebuild(reply) => {
             batch.rebuild.push(reply);
             log.begin_rebuild()
+        }
+        Command::Forget(logs, reply) => {
+            let forgotten = log.forget(&logs, FORGOTTEN_RECORDS);
+            batch.settle(reply, forgotten.map(Ok))
         }
         Command::Quarantine(keys, reply) => {
             let done = keys.iter().try_for_each(|key| quarantine(log, key));

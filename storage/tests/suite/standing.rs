@@ -230,3 +230,41 @@ async fn the_index_is_rebuilt_beside_the_old_one_while_writes_go_on() {
     store.rebuild().await.unwrap();
     assert!(store.check_index().unwrap());
 }
+
+#[tokio::test]
+async fn logs_are_forgotten_as_if_they_had_never_been_here() {
+    let (store, _dir) = store();
+    let elsewhere = SecretKey::from_seed(&[8; 32]).network();
+    let (mut root, mut kept, mut gone) =
+        (Author::new(9, network()), Author::new(1, network()), Author::new(2, network()));
+    let (mut member, mut foreign) = (Author::new(3, network()), Author::new(2, elsewhere));
+    let members = [&member, &kept, &gone].map(|author| make_member(&mut root, author));
+    let governing = [members.to_vec(), vec![members_only(&mut root, 1)]].concat();
+    let note = |author: &mut Author, number: u16| author.write(NOTE, number.to_be_bytes()).unwrap();
+    let stays: Vec<_> = (0..3).map(|number| note(&mut kept, number)).chain([note(&mut foreign, 0)]).collect();
+    store.append([governing, stays.clone()].concat()).await.unwrap();
+    let before = (store.index_digest().unwrap(), store.count().unwrap());
+
+    // A fork, more records than one step takes, and another log in the same step.
+    let rival = gone.clone().write(NOTE, "a rival").unwrap();
+    let long: Vec<_> = (0..1500).map(|number| note(&mut gone, number)).collect();
+    let members: Vec<_> = (0..2).map(|number| note(&mut member, number)).collect();
+    store.append([vec![rival], long.clone(), members].concat()).await.unwrap();
+    assert_eq!(store.networks().unwrap().len(), 2);
+    let authors = [gone.key().author(), member.key().author()];
+    let forgotten = store.forget(network(), &authors).await.unwrap();
+    assert_eq!(store.count().unwrap() + forgotten, before.1 + 1503);
+    assert_eq!((store.index_digest().unwrap(), store.count().unwrap()), before);
+    assert!(
+        store.check_index().unwrap() && authors.iter().all(|author| store.head(network(), *author).unwrap().is_none())
+    );
+    assert_eq!(shown(&store, &stays), [true; 4]);
+    // It can come again.
+    assert_eq!(append(&store, &long[0]).await, Outcome::Appended);
+    assert_eq!(store.forget(network(), &authors).await.unwrap(), 1);
+
+    // Without the root's log nothing is closed any more.
+    store.forget(network(), &[root.key().author()]).await.unwrap();
+    assert_eq!(append(&store, &note(&mut Author::new(5, network()), 1)).await, Outcome::Appended);
+    assert!(store.check_index().unwrap());
+}

@@ -183,7 +183,7 @@ impl Node {
                     .map(|compared| compared.response)
             }
             SyncRequest::Logs { wants, .. } => reconcile::logs(&logs, &wants),
-            SyncRequest::Have { .. } => return None,
+            SyncRequest::Records { .. } | SyncRequest::Have { .. } => return None,
         };
         response.ok()?.encode().ok()
     }

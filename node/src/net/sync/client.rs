@@ -1,20 +1,21 @@
 //! One session: pulls what this node misses from one peer. What to ask is decided by `mhc_protocol::reconcile`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use iroh::endpoint::{Connection, ReadToEndError};
 use mhc_protocol::{
-    NodeId,
-    reconcile::{Client, Start, Step, Stored, Trouble},
+    AuthorId, NodeId,
+    network::Scope,
+    reconcile::{Client, Heads, Start, Step, Stored, Trouble},
     record::{Record, RecordError, VerifiedRecord},
-    wire::{MAX_LOG_BYTES, MAX_SYNC_RESPONSE_BYTES, SyncRequest, SyncResponse, Want, WireError},
+    wire::{MAX_FOUND, MAX_LOG_BYTES, MAX_SYNC_RESPONSE_BYTES, SyncRequest, SyncResponse, Want, WireError},
 };
 use mhc_storage::record::{Outcome, RecordsError, Refusal};
 
 use super::local::Local;
 use crate::{
     fetch::ConnectError,
-    net::{book::Fault, endpoint, gossip, ids, metrics::Outcomes, shared::Shared},
+    net::{book::Fault, endpoint, gossip, ids, metrics::Outcomes, networks::Followed, shared::Shared},
 };
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -50,19 +51,50 @@ pub(super) struct Pulled {
     pub(super) skipped: bool,
 }
 
-/// Pulls everything that `node` has and we miss, but for what other sessions are pulling.
-pub(super) async fn pull(shared: &Arc<Shared>, node: NodeId, start: Start) -> Result<Pulled, SyncError> {
+/// How a session begins, from both sides' interest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Opening {
+    /// All is compared.
+    Everything(Start),
+    /// Only these logs are asked about: the rest isn't wanted here.
+    Only(BTreeSet<AuthorId>),
+    /// What the peer has is asked for, without telling what is here: it keeps little, and would lack nearly all.
+    WhatTheyKeep,
+}
+
+/// Pulls everything of a network that `node` has and we want and miss, but for what other sessions are pulling.
+pub(super) async fn pull(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    followed: &Arc<Followed>,
+    start: Start,
+) -> Result<Pulled, SyncError> {
     let conn = endpoint::connect(shared, node, endpoint::SYNC_ALPN).await?;
-    let session = shared.pulls.open();
-    let local = Arc::new(Local { records: shared.records.clone(), network: shared.network, session });
+    let session = followed.pulls.open();
+    let local = Arc::new(Local { records: shared.records.clone(), network: followed.network, session });
     let (salt, push_bytes) = (salt()?, u32::try_from(MAX_LOG_BYTES).unwrap_or(u32::MAX));
-    let task = Arc::clone(shared);
-    let begin =
-        move || -> Result<_, SyncError> { Ok(Client::start(task.network, task.heads.get()?, salt, push_bytes, start)) };
+    find_publishers(shared, &conn, node, followed).await?;
+    let (opening, network, heads) = (opening(shared, node, followed, start), followed.network, &followed.heads);
+    let (wanted, heads) = (Arc::clone(followed), Arc::clone(heads));
+    let begin = move || -> Result<_, SyncError> {
+        let opening = match wanted.scope()? {
+            Scope::All => opening,
+            Scope::Only(authors) => Opening::Only(authors),
+        };
+        Ok(match opening {
+            Opening::Everything(start) => Client::start(network, heads.get()?, salt, push_bytes, start),
+            Opening::Only(authors) => Client::within(network, heads.get()?, salt, push_bytes, &authors),
+            Opening::WhatTheyKeep => Client::start(network, Heads::default(), salt, 0, Start::Wide),
+        })
+    };
     let (mut client, request) = blocking(begin).await?;
-    let mut pulled = Pulled { new: pull_rivals(shared, &conn, node).await?, skipped: false };
+    let mut pulled = Pulled { new: pull_rivals(shared, &conn, node, followed).await?, skipped: false };
     let mut step = Step::Ask(request);
     loop {
+        // Not followed any more: nothing of it comes in.
+        if !shared.networks.follows(network) {
+            return Ok(pulled);
+        }
         (client, step) = match step {
             Step::Done => break,
             Step::Ask(mut request) => {
@@ -72,7 +104,7 @@ pub(super) async fn pull(shared: &Arc<Shared>, node: NodeId, start: Start) -> Re
                     (turn, may_push) = local.session.turn().await;
                     *push_bytes = if may_push { *push_bytes } else { 0 };
                 }
-                let response = ask(&conn, &request).await?;
+                let response = ask(shared, &conn, &request).await?;
                 let answered = advance(client, &local, move |client, local| client.answered(response, local)).await?;
                 drop(turn);
                 answered
@@ -91,22 +123,66 @@ pub(super) async fn pull(shared: &Arc<Shared>, node: NodeId, start: Start) -> Re
     Ok(pulled)
 }
 
+fn opening(shared: &Shared, node: NodeId, followed: &Followed, start: Start) -> Opening {
+    match shared.book().keeps_all(node, followed.network) {
+        true => Opening::Everything(start),
+        false => Opening::WhatTheyKeep,
+    }
+}
+
+/// Has the peer show the records of essential contents whose authors aren't known here: a record proves its author, whose
+/// log is then pulled like any other.
+async fn find_publishers(
+    shared: &Arc<Shared>,
+    conn: &Connection,
+    node: NodeId,
+    followed: &Arc<Followed>,
+) -> Result<(), SyncError> {
+    // Nodes of the first version don't know the request.
+    if shared.book().get(node).is_none_or(|peer| peer.run.is_none()) {
+        return Ok(());
+    }
+    let task = Arc::clone(followed);
+    let mut ids = blocking(move || Ok(task.unknown_publishers()?)).await?;
+    ids.sort_unstable();
+    ids.truncate(MAX_FOUND);
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let request = SyncRequest::Records { network: followed.network, ids: ids.clone() };
+    let SyncResponse::Records { envelopes } = ask(shared, conn, &request).await? else {
+        return Err(junk("another answer than was asked for"));
+    };
+    for record in verified(envelopes).await? {
+        if record.header().network != followed.network || !ids.contains(&record.id()) {
+            return Err(junk("records that weren't asked for"));
+        }
+        followed.found(record.id(), record.header().author);
+    }
+    Ok(())
+}
+
 /// Gets the proof of equivocations that this peer's own session showed: when both nodes take one branch, heads don't tell
 /// any more that one of them has a record of the other branch.
-async fn pull_rivals(shared: &Arc<Shared>, conn: &Connection, node: NodeId) -> Result<u64, SyncError> {
-    let wants = shared.pulls.take_rivals(node);
+async fn pull_rivals(
+    shared: &Arc<Shared>,
+    conn: &Connection,
+    node: NodeId,
+    followed: &Followed,
+) -> Result<u64, SyncError> {
+    let wants = followed.pulls.take_rivals(node);
     if wants.is_empty() {
         return Ok(0);
     }
-    let request = SyncRequest::Logs { network: shared.network, wants: wants.clone() };
-    let SyncResponse::Logs { envelopes, .. } = ask(conn, &request).await? else {
+    let request = SyncRequest::Logs { network: followed.network, wants: wants.clone() };
+    let SyncResponse::Logs { envelopes, .. } = ask(shared, conn, &request).await? else {
         return Err(junk("another answer than was asked for"));
     };
     let records = verified(envelopes).await?;
     let asked = |record: &VerifiedRecord| {
         let header = record.header();
         let wanted = |want: &Want| header.author == want.author && (header.epoch, header.seq) >= (want.epoch, want.seq);
-        header.network == shared.network && wants.iter().any(wanted)
+        header.network == followed.network && wants.iter().any(wanted)
     };
     if !records.iter().all(asked) {
         return Err(junk("records that weren't asked for"));
@@ -182,10 +258,11 @@ pub(super) fn stored(outcome: &Outcome) -> Stored {
     }
 }
 
-async fn ask(conn: &Connection, request: &SyncRequest) -> Result<SyncResponse, SyncError> {
+async fn ask(shared: &Shared, conn: &Connection, request: &SyncRequest) -> Result<SyncResponse, SyncError> {
     let request = request.encode().map_err(|error| SyncError::Gone(error.to_string()))?;
     let exchange = tokio::time::timeout(RESPONSE_TIMEOUT, exchange(conn, &request)).await;
     let bytes = exchange.map_err(|_| SyncError::Gone("time-out".into()))??;
+    shared.metrics.sync_bytes_received.inc_by(bytes.len() as u64);
     SyncResponse::decode(&bytes).map_err(|error: WireError| junk(&error.to_string()))
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mhc_protocol::{NodeId, network::is_governance, reconcile::Start};
+use mhc_protocol::{NetworkId, NodeId, network::is_governance, reconcile::Start};
 use mhc_storage::record::Committed;
 use tokio::{
     sync::{
@@ -18,47 +18,68 @@ use tokio::{
 };
 
 use super::client::{Pulled, SyncError, pull};
-use crate::net::shared::Shared;
+use crate::net::{networks::Followed, shared::Shared};
 
 const PERIOD: Duration = Duration::from_secs(30);
 const MAX_SESSIONS: usize = 4;
 /// A session longer than this makes room for others and goes on in the next.
 const MAX_SESSION: Duration = Duration::from_secs(120);
 const MAX_WAITING: usize = 256;
+/// One look in so many is also at peers that keep little.
+const RARELY: u32 = 10;
+
+/// A peer and the network that is synced with it.
+pub(in crate::net) type Partner = (NodeId, NetworkId);
 
 /// Runs until it is dropped; sessions under way end with it.
-pub(in crate::net) async fn drive(shared: Arc<Shared>, mut pokes: mpsc::Receiver<NodeId>) {
+pub(in crate::net) async fn drive(shared: Arc<Shared>, mut pokes: mpsc::Receiver<Partner>) {
     let mut queue = Queue::default();
     let mut sessions = JoinSet::new();
     let mut commits = shared.records.subscribe();
     let mut period = tokio::time::interval(PERIOD);
+    let mut looks = 0;
     loop {
         tokio::select! {
-            Some(node) = pokes.recv() => queue.want(node, Start::Wide),
-            Some(done) = sessions.join_next() => if let Ok((node, then)) = done { queue.done(node, then) },
-            // What was refused may be taken now.
-            () = governed(&mut commits) => {
-                shared.pulls.try_all_again();
-                shared.book().members().into_iter().for_each(|node| queue.want(node, Start::Wide));
+            Some(partner) = pokes.recv() => queue.want(partner, Start::Wide),
+            Some(done) = sessions.join_next() => if let Ok((partner, then)) = done { queue.done(partner, then) },
+            // What was refused may be taken now, and others may be wanted.
+            network = governed(&mut commits) => {
+                let concerned = |followed: &Arc<Followed>| network.is_none_or(|network| followed.network == network);
+                for followed in shared.networks.all().into_iter().filter(concerned) {
+                    followed.pulls.try_all_again();
+                    let members = shared.book().members_of(followed.network);
+                    members.into_iter().for_each(|node| queue.want((node, followed.network), Start::Wide));
+                }
             }
-            // As a rule nothing was missed.
-            _ = period.tick() => shared.book().members().into_iter().for_each(|node| queue.want(node, Start::Probe)),
+            _ = period.tick() => look_around(&shared, &mut queue, &mut looks),
         }
-        while let Some((node, start)) = queue.next() {
+        while let Some((partner, start)) = queue.next() {
             let shared = Arc::clone(&shared);
-            sessions.spawn(async move { (node, session(&shared, node, start).await) });
+            sessions.spawn(async move { (partner, session(&shared, partner, start).await) });
         }
     }
 }
 
-/// Waits until a record comes that changes who may write.
-async fn governed(commits: &mut Receiver<Committed>) {
+/// As a rule nothing was missed: a probe will do. A peer that keeps little says so, and what is news in it comes by
+/// gossip; it is asked now and then.
+fn look_around(shared: &Shared, queue: &mut Queue, looks: &mut u32) {
+    *looks = looks.wrapping_add(1);
+    for followed in shared.networks.all() {
+        let book = shared.book();
+        let members = book.members_of(followed.network).into_iter();
+        let due = |node: &NodeId| looks.is_multiple_of(RARELY) || book.keeps_all(*node, followed.network);
+        members.filter(due).for_each(|node| queue.want((node, followed.network), Start::Probe));
+    }
+}
+
+/// Waits until a record comes that changes who may write, and tells in which network if that is known.
+async fn governed(commits: &mut Receiver<Committed>) -> Option<NetworkId> {
     loop {
         match commits.recv().await {
-            Ok(commit) if is_governance(&commit.record.header().kind) => return,
+            Ok(commit) if is_governance(&commit.record.header().kind) => return Some(commit.record.header().network),
             Ok(_) => {}
             // One may have been among those that were missed.
-            Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Lagged(_)) => return None,
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
@@ -74,12 +95,13 @@ enum Then {
     AgainAfterOthers,
 }
 
-async fn session(shared: &Arc<Shared>, node: NodeId, start: Start) -> Then {
-    let result = tokio::time::timeout(MAX_SESSION, pull(shared, node, start)).await;
+async fn session(shared: &Arc<Shared>, (node, network): Partner, start: Start) -> Then {
+    let Some(followed) = shared.networks.get(network) else { return Then::Nothing };
+    let result = tokio::time::timeout(MAX_SESSION, pull(shared, node, &followed, start)).await;
     match result {
         Ok(Ok(Pulled { new, skipped })) => {
             shared.metrics.sync_sessions.inc();
-            tracing::debug!(peer = %node, new, skipped, "synced");
+            tracing::debug!(peer = %node, network = %network.short(), new, skipped, "synced");
             if skipped { Then::AgainAfterOthers } else { Then::Nothing }
         }
         Ok(Err(error)) => {
@@ -98,45 +120,45 @@ async fn session(shared: &Arc<Shared>, node: NodeId, start: Start) -> Then {
     }
 }
 
-/// Peers to sync with: one session at a time each, in the order they were wanted.
+/// With whom to sync: one session at a time with each peer about each network, in the order they were wanted.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<(NodeId, Start)>,
-    running: HashSet<NodeId>,
+    waiting: VecDeque<(Partner, Start)>,
+    running: HashSet<Partner>,
     /// To be wanted again when a session ends.
-    later: Vec<NodeId>,
+    later: Vec<Partner>,
 }
 
 impl Queue {
-    fn want(&mut self, node: NodeId, start: Start) {
+    fn want(&mut self, partner: Partner, start: Start) {
         let waiting = self.waiting.len();
-        match self.waiting.iter_mut().find(|(waiting, _)| *waiting == node) {
+        match self.waiting.iter_mut().find(|(waiting, _)| *waiting == partner) {
             Some((_, how)) if start == Start::Wide => *how = start,
-            None if waiting < MAX_WAITING => self.waiting.push_back((node, start)),
+            None if waiting < MAX_WAITING => self.waiting.push_back((partner, start)),
             Some(_) | None => {}
         }
     }
 
-    fn next(&mut self) -> Option<(NodeId, Start)> {
+    fn next(&mut self) -> Option<(Partner, Start)> {
         if self.running.len() >= MAX_SESSIONS {
             return None;
         }
-        let free = self.waiting.iter().position(|(node, _)| !self.running.contains(node))?;
-        let (node, start) = self.waiting.remove(free)?;
-        self.running.insert(node);
-        Some((node, start))
+        let free = self.waiting.iter().position(|(partner, _)| !self.running.contains(partner))?;
+        let (partner, start) = self.waiting.remove(free)?;
+        self.running.insert(partner);
+        Some((partner, start))
     }
 
-    fn done(&mut self, node: NodeId, then: Then) {
-        self.running.remove(&node);
-        for node in std::mem::take(&mut self.later) {
-            self.want(node, Start::Wide);
+    fn done(&mut self, partner: Partner, then: Then) {
+        self.running.remove(&partner);
+        for partner in std::mem::take(&mut self.later) {
+            self.want(partner, Start::Wide);
         }
         match then {
             Then::Nothing => {}
             // The session it left logs to may have ended before this one.
-            Then::AgainAfterOthers if !self.running.is_empty() => self.later.push(node),
-            Then::Again | Then::AgainAfterOthers => self.want(node, Start::Wide),
+            Then::AgainAfterOthers if !self.running.is_empty() => self.later.push(partner),
+            Then::Again | Then::AgainAfterOthers => self.want(partner, Start::Wide),
         }
     }
 }
@@ -145,12 +167,12 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn node(n: u8) -> NodeId {
-        NodeId::from_bytes([n; 32])
+    fn node(n: u8) -> Partner {
+        (NodeId::from_bytes([n; 32]), NetworkId::from_bytes([9; 32]))
     }
 
-    fn next(queue: &mut Queue) -> Option<NodeId> {
-        queue.next().map(|(node, _)| node)
+    fn next(queue: &mut Queue) -> Option<Partner> {
+        queue.next().map(|(partner, _)| partner)
     }
 
     #[test]

@@ -4,7 +4,7 @@ use mhc_protocol::{
     AuthorId, NetworkId, RecordId,
     reconcile::{Logs, Page, Position, Store},
     record::MAX_ENVELOPE_BYTES,
-    wire::Head,
+    wire::{Head, MAX_LOG_BYTES},
 };
 use mhc_storage::record::{Records, RecordsError};
 
@@ -68,6 +68,27 @@ impl Store for Local {
 pub(super) struct Reader<'a> {
     pub(super) records: &'a Records,
     pub(super) network: NetworkId,
+}
+
+impl Reader<'_> {
+    /// Those of the records that are here and of the network, as many as there is room for.
+    pub(super) fn records(&self, ids: &[RecordId]) -> Result<Vec<Vec<u8>>, RecordsError> {
+        let (mut envelopes, mut bytes) = (vec![], 0);
+        for id in ids {
+            let record = match self.records.get(*id) {
+                Err(RecordsError::Damaged(_)) => None,
+                record => record?,
+            };
+            let Some(record) = record.filter(|record| record.header().network == self.network) else { continue };
+            let envelope = record.to_bytes();
+            bytes += envelope.len();
+            if bytes > MAX_LOG_BYTES {
+                break;
+            }
+            envelopes.push(envelope);
+        }
+        Ok(envelopes)
+    }
 }
 
 impl Logs for Reader<'_> {

@@ -8,7 +8,7 @@ use std::{
 use bao_tree::{ChunkNum, ChunkRanges};
 use iroh::endpoint::{Connection, RecvStream, SendStream, VarInt};
 use mhc_protocol::{
-    BlobHash, NodeId,
+    BlobHash, NetworkId, NodeId,
     reconcile::{Compared, compare, logs},
     wire::{Have, MAX_HAVE_RANGES, MAX_SYNC_REQUEST_BYTES, SyncRequest, SyncResponse},
 };
@@ -108,7 +108,7 @@ async fn respond(shared: &Arc<Shared>, node: NodeId, recv: &mut RecvStream) -> R
     })?;
     let turn = match request {
         SyncRequest::Compare { .. } => shared.sync_server.comparing.acquire().await.ok(),
-        SyncRequest::Logs { .. } | SyncRequest::Have { .. } => None,
+        SyncRequest::Logs { .. } | SyncRequest::Records { .. } | SyncRequest::Have { .. } => None,
     };
     let task = Arc::clone(shared);
     let response = tokio::task::spawn_blocking(move || response(&task, node, &request)).await;
@@ -122,22 +122,29 @@ async fn respond(shared: &Arc<Shared>, node: NodeId, recv: &mut RecvStream) -> R
 }
 
 fn response(shared: &Shared, node: NodeId, request: &SyncRequest) -> Result<SyncResponse, RecordsError> {
+    // Of networks that this node doesn't follow there is nothing to tell, whatever it still holds.
+    let reader = |network: NetworkId| {
+        shared.networks.get(network).map(|followed| (followed, Reader { records: &shared.records, network }))
+    };
     match request {
-        SyncRequest::Compare { network, .. } if *network != shared.network => {
-            Ok(SyncResponse::Compare { parts: vec![], heads: vec![], more: false, envelopes: vec![] })
-        }
-        SyncRequest::Logs { network, .. } if *network != shared.network => {
-            Ok(SyncResponse::Logs { envelopes: vec![], more: false })
-        }
         SyncRequest::Compare { network, salt, parts, push_bytes } => {
-            let reader = Reader { records: &shared.records, network: *network };
-            let Compared { response, rivals } = compare(&shared.heads.get()?, &reader, *salt, parts, *push_bytes)?;
-            if shared.pulls.found_rivals(node, rivals) {
-                let _ = shared.sync_pokes.try_send(node);
+            let Some((followed, reader)) = reader(*network) else {
+                return Ok(SyncResponse::Compare { parts: vec![], heads: vec![], more: false, envelopes: vec![] });
+            };
+            let Compared { response, rivals } = compare(&followed.heads.get()?, &reader, *salt, parts, *push_bytes)?;
+            if followed.pulls.found_rivals(node, rivals) {
+                let _ = shared.sync_pokes.try_send((node, *network));
             }
             Ok(response)
         }
-        SyncRequest::Logs { network, wants } => logs(&Reader { records: &shared.records, network: *network }, wants),
+        SyncRequest::Logs { network, wants } => match reader(*network) {
+            Some((_, reader)) => logs(&reader, wants),
+            None => Ok(SyncResponse::Logs { envelopes: vec![], more: false }),
+        },
+        SyncRequest::Records { network, ids } => match reader(*network) {
+            Some((_, reader)) => Ok(SyncResponse::Records { envelopes: reader.records(ids)? }),
+            None => Ok(SyncResponse::Records { envelopes: vec![] }),
+        },
         SyncRequest::Have { hash } => Ok(SyncResponse::Have(have(shared, *hash))),
     }
 }

@@ -59,7 +59,7 @@ impl Side {
                 compare(&self.heads.get().unwrap(), &reader, salt, &parts, push_bytes).unwrap().response
             }
             SyncRequest::Logs { wants, .. } => logs(&reader, &wants).unwrap(),
-            SyncRequest::Have { .. } => unreachable!("not asked"),
+            SyncRequest::Records { .. } | SyncRequest::Have { .. } => unreachable!("not asked"),
         };
         response.encode().unwrap()
     }

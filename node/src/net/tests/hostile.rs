@@ -5,7 +5,7 @@ use iroh::{Endpoint, SecretKey as IrohKey, endpoint::presets};
 use libp2p::{Swarm, gossipsub, swarm::SwarmEvent};
 use mhc_protocol::{
     Timestamp,
-    wire::{Bound, Content, Haves, Part, SyncRequest},
+    wire::{Bound, Content, Haves, Part, SyncRequest, haves_topic, records_topic},
 };
 
 use super::*;
@@ -13,14 +13,15 @@ use crate::{
     fetch::BadBytes,
     net::{
         metrics::{Kinds, Outcomes},
-        swarm::{Behaviour, BehaviourEvent, Topics},
+        swarm::{Behaviour, BehaviourEvent},
     },
 };
 
 /// A swarm of our own kind, driven by hand: it says what the test wants.
 struct Puppet {
     swarm: Swarm<Behaviour>,
-    topics: Topics,
+    records: gossipsub::IdentTopic,
+    haves: gossipsub::IdentTopic,
     node: NodeId,
 }
 
@@ -29,10 +30,15 @@ impl Puppet {
     async fn beside(target: &Node, seed: u8) -> Self {
         let options = options(seed);
         let mut swarm = swarm::start(&options).await.unwrap();
+        let (records, haves) = (records_topic(network()), haves_topic(network()));
+        let [records, haves] = [records, haves].map(gossipsub::IdentTopic::new);
+        for topic in [&records, &haves] {
+            swarm.behaviour_mut().gossip.subscribe(topic).unwrap();
+        }
         for addr in ids::multiaddrs(target.net.p2p_addrs()[0]) {
             swarm.dial(addr).unwrap();
         }
-        let mut puppet = Self { swarm, topics: Topics::of(network()), node: options.key.node() };
+        let mut puppet = Self { swarm, records, haves, node: options.key.node() };
         let mut topics = 0;
         while topics < 2 {
             if let BehaviourEvent::Gossip(gossipsub::Event::Subscribed { .. }) = puppet.event().await {
@@ -87,7 +93,7 @@ async fn junk_gossip_is_scored_down_until_its_sender_is_cut_off() {
     let mut forged = chain(90, 1)[0].to_bytes();
     let last = forged.len() - 1;
     forged[last] ^= 1;
-    let records = puppet.topics.records.clone();
+    let records = puppet.records.clone();
     let foreign = Author::new(91, SecretKey::from_seed(&[9; 32]).network()).write(KIND, "x").unwrap();
     puppet.say(records.clone(), forged);
     puppet.until("bad signature noticed", || faults(&a, "bad_record") == 1).await;
@@ -116,7 +122,7 @@ async fn junk_gossip_is_scored_down_until_its_sender_is_cut_off() {
 async fn haves_count_only_from_whom_they_name_and_once() {
     let a = Node::start(1).await;
     let mut puppet = Puppet::beside(&a, 66).await;
-    let (node, haves) = (puppet.node, puppet.topics.haves.clone());
+    let (node, haves) = (puppet.node, puppet.haves.clone());
     let hash = BlobHash::of(b"blob");
     let say = |node, at| Haves { node, at, complete: vec![hash], partial: vec![] }.encode().unwrap();
     let far = Timestamp::from_millis(ids::now().0 + 400 * 86_400_000);
@@ -181,7 +187,7 @@ async fn junk_in_sync_is_scored_down_on_both_sides() {
     assert!(recv.read_to_end(1024).await.is_ok());
     // As a server: an answer that isn't one.
     a.shared().book().learn_addrs(key.node(), &[], &endpoint.bound_sockets());
-    a.shared().sync_pokes.send(key.node()).await.unwrap();
+    a.shared().sync_pokes.send((key.node(), network())).await.unwrap();
     let serve = async {
         let conn = endpoint.accept().await.unwrap().await.unwrap();
         while let Ok((mut send, mut recv)) = conn.accept_bi().await {

@@ -2,6 +2,7 @@
 
 mod exchange;
 mod hostile;
+mod networks;
 mod provider;
 
 use std::{
