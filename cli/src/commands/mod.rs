@@ -2,6 +2,7 @@
 //! of a running node.
 
 mod bundle;
+mod carousel;
 mod content;
 mod doctor;
 mod events;
@@ -60,6 +61,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Unpin { content } => node::unpin(output, client, content).await,
         Command::Gc => node::gc(output, client).await,
         Command::Bundle(command) => bundle::run(output, client, command).await,
+        Command::Carousel(command) => carousel::run(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all } => content::list(output, client, all).await,

@@ -112,7 +112,7 @@ fn named_contents(
 }
 
 /// Contents that nothing newer replaces, newest first, at most as many as a bundle has entries.
-fn contents_of(
+pub(crate) fn contents_of(
     stores: &Stores,
     since: Option<Timestamp>,
     wanted: impl Fn(&Entry) -> bool,
@@ -141,7 +141,7 @@ fn contents_of(
     Ok(found)
 }
 
-fn heads(stores: &Stores) -> Result<Vec<AuthorId>, RecordsError> {
+pub(crate) fn heads(stores: &Stores) -> Result<Vec<AuthorId>, RecordsError> {
     let mut authors: Vec<AuthorId> = Vec::new();
     loop {
         let page = stores.records.heads(stores.network, authors.last().copied(), PAGE)?;
@@ -154,7 +154,7 @@ fn heads(stores: &Stores) -> Result<Vec<AuthorId>, RecordsError> {
 
 /// The pieces in which `ranges` of a blob are sent: whole groups, at most 8 MiB each. `ranges` are groups of which the
 /// last is cut at the blob's end.
-pub(super) fn pieces(size_bytes: u64, ranges: &ChunkRanges) -> Vec<Span> {
+pub(crate) fn pieces(size_bytes: u64, ranges: &ChunkRanges) -> Vec<Span> {
     if size_bytes == 0 {
         return Span::new(0, 0, 0).into_iter().collect();
     }

@@ -1,6 +1,6 @@
 //! The sending side.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use mhc_protocol::{NetworkId, SecretKey};
 use raptorq::{SourceBlockEncoder, SourceBlockEncodingPlan};
@@ -96,15 +96,28 @@ pub struct Sender {
 impl Sender {
     /// A sender of `playlist` that signs with `key`.
     pub fn new(key: SecretKey, options: SenderOptions, playlist: &Playlist) -> Self {
-        let mut schedule = Schedule::new(options.window_bytes, options.margin_percent);
-        let objects = playlist.items.iter().map(|item| {
-            let symbols = item.object.symbols(options.symbol);
-            schedule.add(item.object.bytes.into(), symbols, item.class.weight());
-            let id = item.object.id(options.network, key.node(), options.symbol);
-            Sending { object: item.object, id, symbols, sent: 0, source: None, repair: None, asked: false }
-        });
-        let objects = objects.collect();
-        Self { key, options, objects, schedule, pages: VecDeque::new(), index_at_ms: None }
+        let schedule = Schedule::new(options.window_bytes, options.margin_percent);
+        let (objects, pages) = (Vec::new(), VecDeque::new());
+        let mut sender = Self { key, options, objects, schedule, pages, index_at_ms: None };
+        sender.replace(playlist);
+        sender
+    }
+
+    /// Puts another playlist on air, index first. What is on both goes on with symbols that weren't sent yet. To be
+    /// called when nothing that was asked for is still to be loaded.
+    pub fn replace(&mut self, playlist: &Playlist) {
+        let SenderOptions { network, symbol, window_bytes, margin_percent, .. } = self.options;
+        self.schedule = Schedule::new(window_bytes, margin_percent);
+        self.index_at_ms = None;
+        let mut before: HashMap<ObjectId, Sending> = self.objects.drain(..).map(|sending| (sending.id, sending)).collect();
+        for item in &playlist.items {
+            let symbols = item.object.symbols(symbol);
+            self.schedule.add(item.object.bytes.into(), symbols, item.class.weight());
+            let id = item.object.id(network, self.key.node(), symbol);
+            let new = Sending { object: item.object, id, symbols, sent: 0, source: None, repair: None, asked: false };
+            self.objects.push(before.remove(&id).map_or(new, |known| Sending { asked: false, ..known }));
+        }
+        self.forget_inactive();
     }
 
     /// The most urgent object that the sender needs and hasn't asked for yet.

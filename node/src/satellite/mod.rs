@@ -1,0 +1,91 @@
+//! The satellite links: the shell around `mhc_satellite`.
+//!
+//! The one-way carousel: `program` says what is sent, `send` sends it, `receive` receives, from a socket for as long as
+//! the node runs or from a recorded stream. What comes goes through `intake` into the stores; what goes is made by
+//! `entries`; both are the entries of bundles.
+
+mod entries;
+mod http;
+mod intake;
+mod program;
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use mhc_config::Carousel;
+use mhc_protocol::NodeId;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    intake::Intake,
+    receive::{ListenOptions, Received, Shown},
+};
+use crate::bundle::{Bundles as Jobs, Stores};
+
+pub(crate) use http::routes;
+
+/// The satellite links of a node.
+pub(crate) struct Satellite {
+    intake: Intake,
+    trust: Vec<NodeId>,
+    memory_bytes: usize,
+    shown: Shown,
+    /// Sending, for days maybe.
+    sending: Jobs,
+    /// Taking in recorded streams.
+    importing: Jobs,
+    receiver: std::sync::Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+/// Why a node doesn't receive.
+#[derive(Debug, thiserror::Error)]
+#[error("links.satellite.carousel: can't receive at {listen}: {source}")]
+pub struct ListenError {
+    listen: SocketAddr,
+    source: io::Error,
+}
+
+impl Satellite {
+    /// Begins to receive when the settings say so.
+    pub(crate) fn start(stores: Stores, settings: &Carousel) -> Result<Self, ListenError> {
+        let intake = Intake::new(stores.clone());
+        // The settings were checked; what isn't an id trusts nobody.
+        let trust: Vec<NodeId> = settings.trust.iter().filter_map(|id| id.parse().ok()).collect();
+        let memory_bytes = usize::try_from(settings.memory_bytes).unwrap_or(usize::MAX);
+        let shown = Shown::default();
+        let receiver = match settings.listen {
+            None => None,
+            Some(listen) => {
+                let options =
+                    ListenOptions { listen, interface: settings.interface, trust: trust.clone(), memory_bytes };
+                let socket = receive::listen(&options).map_err(|source| ListenError { listen, source })?;
+                let run = receive::run(socket, options, intake.clone(), Arc::clone(&shown));
+                Some(AbortOnDropHandle::new(tokio::spawn(run)))
+            }
+        };
+        let (sending, importing) = (Jobs::new(stores.clone()), Jobs::new(stores));
+        let receiver = std::sync::Mutex::new(receiver);
+        Ok(Self { intake, trust, memory_bytes, shown, sending, importing, receiver })
+    }
+
+    fn received(&self) -> Received {
+        self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Tells jobs to end.
+    pub(crate) fn stop(&self) {
+        self.sending.stop();
+        self.importing.stop();
+        drop(self.receiver.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+    }
+
+    /// Waits for them.
+    pub(crate) async fn shutdown(&self) {
+        self.stop();
+        self.sending.shutdown().await;
+        self.importing.shutdown().await;
+    }
+}
