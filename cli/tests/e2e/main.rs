@@ -8,6 +8,7 @@ mod bad_http;
 mod bad_input;
 mod browser;
 mod bundle;
+mod carousel;
 mod cli;
 mod flood;
 mod hostile;
