@@ -109,6 +109,9 @@ pub(crate) enum Command {
     /// Send to many by satellite, one way, or take in what was recorded
     #[command(subcommand)]
     Carousel(Carousel),
+    /// Exchange with a gateway over a metered satellite uplink
+    #[command(subcommand)]
+    Satellite(Satellite),
     /// Check disk, keys, clock, ports, programs and the index, and say how to mend each
     Doctor {
         /// Drop the index and make it anew from the log
@@ -372,6 +375,24 @@ pub(crate) struct ExportBundle {
     /// Also copy media that is complete into MEDIA, for any player
     #[arg(long)]
     pub(crate) browsable: bool,
+}
+
+/// What can be done with the satellite uplink.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Satellite {
+    /// Show this month's budget
+    Status,
+    /// Get records, and the bytes of contents that are named, from a gateway; a stopped one goes on where it was
+    Exchange {
+        /// A gateway of the network, as in https://tube.example.org
+        url: String,
+        /// Content whose bytes are wanted; may be given several times
+        #[arg(long = "content", value_name = "ID")]
+        contents: Vec<RecordId>,
+        /// Most bytes on the link [default: what the month's budget allows]
+        #[arg(long, value_name = "N")]
+        max_bytes: Option<u64>,
+    },
 }
 
 /// What can be done with the one-way carousel.

@@ -114,9 +114,17 @@ config! {
 
     /// Settings of the satellite uplink.
     Satellite {
-        /// Bytes that may go over the satellite in a month. Without it, none. Accepted now; takes effect in a
-        /// later version.
+        /// Bytes that may go over the satellite uplink in a month (UTC), both ways; a fifth of them is kept for
+        /// alerts. Without it, none.
         budget_bytes: Option<u64>, check at_most(1 << 60), example "5000000000";
+        /// Interface of the uplink, which exchanges are bound to. Its own counters are then what is metered. Binding to
+        /// an interface needs a privilege on some systems; `uplink_address` doesn't.
+        uplink_interface: Option<String>, check interface_name, example r#""wwan0""#;
+        /// Address of the uplink on this machine, which exchanges are bound to.
+        uplink_address: Option<IpAddr>, example r#""192.0.2.7""#;
+        /// As a gateway, answers exchanges of anybody. Otherwise only of members, and of anybody where the network's
+        /// membership is open.
+        answer_anyone: bool = false;
         /// The one-way carousel.
         carousel: Carousel;
     }
@@ -188,6 +196,15 @@ fn public_hosts(hosts: &[String]) -> Result<(), String> {
             Err(format!("{host:?} isn't a host name: write it without scheme and path, as in \"tube.example.org\""))
         }
         None => Ok(()),
+    }
+}
+
+fn interface_name(name: &Option<String>) -> Result<(), String> {
+    match name {
+        Some(name) if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) || name.starts_with('.') => {
+            Err(format!("{name:?} isn't the name of an interface, as `ip link` prints it"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -151,23 +151,24 @@ impl Node {
         let http = Arc::new(OnceLock::new());
         let mut routes: Vec<Routes> =
             services.iter().map(|service| Arc::clone(service).routes(context.clone())).collect();
-        routes.push(http::routes(Operations {
-            context: context.clone(),
-            net: net.clone(),
-            fetcher: fetcher.clone(),
-            pins: pins.clone(),
-            http: Arc::clone(&http),
-            started,
-        }));
         let stores = Stores {
             key: home.node_key().clone(),
             network: home.network(),
             records: records.clone(),
             blobs: blobs.clone(),
         };
-        let bundles = Arc::new(Bundles::new(stores.clone()));
+        let satellite = Arc::new(Satellite::start(stores.clone(), &config.links.satellite)?);
+        routes.push(http::routes(Operations {
+            context: context.clone(),
+            net: net.clone(),
+            fetcher: fetcher.clone(),
+            pins: pins.clone(),
+            satellite: Arc::clone(&satellite),
+            http: Arc::clone(&http),
+            started,
+        }));
+        let bundles = Arc::new(Bundles::new(stores));
         routes.push(bundle::routes(Arc::clone(&bundles)));
-        let satellite = Arc::new(Satellite::start(stores, &config.links.satellite.carousel)?);
         routes.push(satellite::routes(Arc::clone(&satellite)));
         let gateway = Gateway::new(gateway_options(&home, &config, &context, metrics), routes).bind().await?;
         // Set once: the port is known only now.

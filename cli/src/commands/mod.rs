@@ -9,6 +9,7 @@ mod events;
 mod get;
 mod network;
 mod node;
+mod satellite;
 mod settings;
 
 use std::path::PathBuf;
@@ -62,6 +63,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Gc => node::gc(output, client).await,
         Command::Bundle(command) => bundle::run(output, client, command).await,
         Command::Carousel(command) => carousel::run(output, client, command).await,
+        Command::Satellite(command) => satellite::run(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all } => content::list(output, client, all).await,

@@ -17,7 +17,7 @@ const TRUST: &str = "MHC_LINKS__SATELLITE__CAROUSEL__TRUST";
 const LISTEN: &str = "MHC_LINKS__SATELLITE__CAROUSEL__LISTEN";
 
 /// A node of `of`'s network that can't reach it.
-fn remote(name: &str, of: &Node) -> Result<NodeOptions> {
+pub(super) fn remote(name: &str, of: &Node) -> Result<NodeOptions> {
     let mut ticket: Ticket = of.ticket()?.parse()?;
     ticket.p2p = vec!["127.0.0.1:1".parse()?];
     ticket.iroh = vec!["127.0.0.1:2".parse()?];

@@ -19,6 +19,7 @@ mod sendme;
 mod sync;
 mod three_nodes;
 mod upgrade;
+mod uplink;
 
 use std::{
     path::{Path, PathBuf},

@@ -41,7 +41,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use {
     http::{answer, routes},
     open::{CheckedRecord, check_blob, check_record, chunks_of},
-    select::{contents_of, heads, pieces},
+    select::{Receiver, contents_of, heads, pieces, pieces_of},
+    wants::collect_for,
 };
 
 /// How often whoever listens is told how far a job is.
@@ -148,6 +149,9 @@ pub(crate) enum JobError {
     /// Nobody listens, or the node stops.
     #[error("stopped; give the same command again to go on")]
     Stopped,
+    /// The other side doesn't answer, or stopped to.
+    #[error("{0}")]
+    Link(String),
     /// No room where it was to be written.
     #[error("no room is left for {}: the stick is full, or files of this length don't fit on it", path.display())]
     StickFull { path: PathBuf },
@@ -184,7 +188,7 @@ impl JobError {
             Self::BadRequest(_) => Code::BadRequest,
             Self::Refused(_) => Code::Forbidden,
             Self::Busy => Code::Conflict,
-            Self::Stopped => Code::Unavailable,
+            Self::Stopped | Self::Link(_) => Code::Unavailable,
             Self::StickFull { .. } | Self::Records(RecordsError::StorageFull) => Code::StorageFull,
             Self::Blobs(BlobError::StorageFull | BlobError::QuotaExceeded { .. }) => Code::StorageFull,
             Self::Io { .. } | Self::Format(_) | Self::Records(_) | Self::Blobs(_) | Self::Internal(_) => Code::Internal,

@@ -1,4 +1,4 @@
-//! `/api/v1/node/carousel`: the operator's side of the satellite links. Answers of jobs are events, as with bundles.
+//! `/api/v1/node/carousel` and `/api/v1/node/satellite`: the operator's side of the satellite links. Answers of jobs are events, as with bundles.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,12 +14,13 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Satellite,
+    Satellite, answer,
+    exchange::{self, Asked},
     program::ProgramRequest,
     receive::{self, Received},
     send::{self, SendRequest, Target},
 };
-use crate::bundle::answer;
+use crate::bundle::answer as events;
 
 type Shared = State<Arc<Satellite>>;
 
@@ -30,7 +31,14 @@ const MAX_MARGIN_PERCENT: u32 = 1_000;
 const MAX_HOPS: u32 = 255;
 
 pub(crate) fn routes(satellite: Arc<Satellite>) -> Routes {
-    OpenApiRouter::new().routes(routes!(status)).routes(routes!(send)).routes(routes!(import)).with_state(satellite)
+    OpenApiRouter::new()
+        .routes(routes!(status))
+        .routes(routes!(send))
+        .routes(routes!(import))
+        .routes(routes!(budget))
+        .routes(routes!(exchange_with))
+        .routes(routes!(answer::exchange))
+        .with_state(satellite)
 }
 
 /// What the carousel's receiver has heard since the node started.
@@ -111,7 +119,7 @@ async fn send(
     Json(body): Json<SendBody>,
 ) -> Result<Response, ApiError> {
     let request = body.request()?;
-    answer(satellite.sending.start(move |stores, reporter| send::run(stores, &request, reporter))?).await
+    events(satellite.sending.start(move |stores, reporter| send::run(stores, &request, reporter))?).await
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -139,5 +147,46 @@ async fn import(
     let job = satellite
         .importing
         .start(move |_, reporter| receive::import(&intake, trust, memory_bytes, &body.path, reporter));
-    answer(job?).await
+    events(job?).await
+}
+
+/// The uplink's budget this month.
+#[utoipa::path(get, path = "/api/v1/node/satellite", tag = "node", responses((status = 200, body = Object)))]
+async fn budget(State(satellite): Shared) -> Result<Json<exchange::Shown>, ApiError> {
+    Ok(Json(exchange::shown(&satellite.intake.stores, satellite.uplink.budget_bytes)?))
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ExchangeBody {
+    /// A gateway of the network, such as `https://tube.example.org`.
+    url: String,
+    /// Contents whose bytes are wanted. Records come in any case.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    contents: Vec<RecordId>,
+    /// Most bytes on the link; by default what the month's budget allows.
+    max_bytes: Option<u64>,
+}
+
+/// Exchanges with a gateway over the metered uplink.
+#[utoipa::path(
+    post, path = "/api/v1/node/satellite/exchange", tag = "node", request_body = ExchangeBody,
+    responses(
+        (status = 200, description = "events, one JSON object a line", content_type = "application/x-ndjson", body = String),
+        (status = 400), (status = 401), (status = 403, description = "the budget doesn't allow it"), (status = 404), (status = 409),
+    )
+)]
+async fn exchange_with(
+    State(satellite): Shared,
+    _operator: Operator,
+    Json(body): Json<ExchangeBody>,
+) -> Result<Response, ApiError> {
+    let ExchangeBody { url, contents, max_bytes } = body;
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        return Err(ApiError::new(Code::BadRequest, "url must begin with http:// or https://"));
+    }
+    let (intake, uplink, asked) = (satellite.intake.clone(), satellite.uplink.clone(), Asked { url, contents, max_bytes });
+    let job = satellite.exchanging.start(move |_, reporter| exchange::run(&intake, &uplink, &asked, reporter));
+    events(job?).await
 }
