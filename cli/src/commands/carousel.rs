@@ -40,12 +40,15 @@ fn send_body(options: &SendCarousel) -> Result<Value, Failure> {
 }
 
 fn sent(report: &Value) -> String {
-    let [objects, of, bytes, rounds] = ["objects", "object_bytes", "bytes", "rounds"].map(|key| cell(key, &report[key]));
+    let [objects, of, bytes, rounds] =
+        ["objects", "object_bytes", "bytes", "rounds"].map(|key| cell(key, &report[key]));
     let mut lines = vec![format!("sent {objects} object(s) of {of} in {rounds} round(s), {bytes}")];
     if let Some(path) = report["path"].as_str() {
         lines.push(format!("wrote {}", plain(path)));
     }
-    for (key, what) in [("left_out", "object(s) had no room within --capacity"), ("absent", "blob(s) aren't on this node")] {
+    for (key, what) in
+        [("left_out", "object(s) had no room within --capacity"), ("absent", "blob(s) aren't on this node")]
+    {
         if report[key].as_u64().unwrap_or(0) > 0 {
             lines.push(format!("{} {what}", report[key]));
         }
@@ -90,8 +93,14 @@ fn status(report: &Value) -> String {
     let Some(listen) = report["listen"].as_str() else {
         return "this node receives no carousel; see links.satellite.carousel.listen".into();
     };
-    let columns =
-        [("OBJECT", "object"), ("KIND", "kind"), ("BYTES", "bytes"), ("SYMBOLS", "symbols"), ("NEEDED", "needed"), ("DONE", "done")];
+    let columns = [
+        ("OBJECT", "object"),
+        ("KIND", "kind"),
+        ("BYTES", "bytes"),
+        ("SYMBOLS", "symbols"),
+        ("NEEDED", "needed"),
+        ("DONE", "done"),
+    ];
     let objects = table(&report["objects"], &columns, "nothing that is wanted is on air");
     format!("receives at {}\n{}\n{objects}", plain(listen), received(report))
 }

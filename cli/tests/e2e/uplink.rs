@@ -40,8 +40,7 @@ impl Middleman {
             passed: Arc::default(),
             limit: Arc::new(AtomicU64::new(NO_LIMIT)),
         };
-        let (upstream, passed, limit) =
-            (middleman.upstream.clone(), middleman.passed.clone(), middleman.limit.clone());
+        let (upstream, passed, limit) = (middleman.upstream.clone(), middleman.passed.clone(), middleman.limit.clone());
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Some(server) = upstream.lock().unwrap().and_then(|addr| TcpStream::connect(addr).ok()) else {

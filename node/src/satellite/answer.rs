@@ -109,7 +109,9 @@ impl Answer<'_> {
             self.log(author, receiver.position(author))?;
         }
         for hash in blobs {
-            let (Some(status), Some(lacked)) = (self.stores.blobs.status(hash), receiver.lacked(hash)) else { continue };
+            let (Some(status), Some(lacked)) = (self.stores.blobs.status(hash), receiver.lacked(hash)) else {
+                continue;
+            };
             for span in pieces_of(status.size_bytes, &(&status.ranges & lacked), PIECE_BYTES) {
                 // Its end proves its size.
                 if status.complete || chunks_of(&span).is_subset(&status.ranges) {

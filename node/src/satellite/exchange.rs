@@ -160,7 +160,9 @@ fn blobs_of(stores: &Stores, contents: &[RecordId]) -> Result<Vec<BlobHash>, Job
     for content in contents {
         let entry = catalog::entry(&view, *content)?;
         let entry = entry.ok_or_else(|| {
-            JobError::NotFound(format!("this node knows no content {content}; an exchange without it brings the records"))
+            JobError::NotFound(format!(
+                "this node knows no content {content}; an exchange without it brings the records"
+            ))
         })?;
         blobs.extend(entry.manifest.thumbnails.iter().chain([&entry.manifest.original]).map(|blob| blob.hash));
     }

@@ -113,11 +113,7 @@ impl SendBody {
         (status = 400), (status = 401), (status = 404, description = "nothing to send"), (status = 409),
     )
 )]
-async fn send(
-    State(satellite): Shared,
-    _operator: Operator,
-    Json(body): Json<SendBody>,
-) -> Result<Response, ApiError> {
+async fn send(State(satellite): Shared, _operator: Operator, Json(body): Json<SendBody>) -> Result<Response, ApiError> {
     let request = body.request()?;
     events(satellite.sending.start(move |stores, reporter| send::run(stores, &request, reporter))?).await
 }
@@ -186,7 +182,8 @@ async fn exchange_with(
     if !url.starts_with("http://") && !url.starts_with("https://") {
         return Err(ApiError::new(Code::BadRequest, "url must begin with http:// or https://"));
     }
-    let (intake, uplink, asked) = (satellite.intake.clone(), satellite.uplink.clone(), Asked { url, contents, max_bytes });
+    let (intake, uplink, asked) =
+        (satellite.intake.clone(), satellite.uplink.clone(), Asked { url, contents, max_bytes });
     let job = satellite.exchanging.start(move |_, reporter| exchange::run(&intake, &uplink, &asked, reporter));
     events(job?).await
 }

@@ -137,7 +137,9 @@ impl Plan<'_> {
     fn add_records(&mut self, batch: Batch) -> Result<(), JobError> {
         match batch.ids.is_empty() {
             true => Ok(()),
-            false => self.add(Class::Records, batch.newest_ms, &batch.bytes, About::Records, Origin::Records(batch.ids)),
+            false => {
+                self.add(Class::Records, batch.newest_ms, &batch.bytes, About::Records, Origin::Records(batch.ids))
+            }
         }
     }
 

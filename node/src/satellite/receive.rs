@@ -96,9 +96,8 @@ struct NodeJudge {
 impl Judge for NodeJudge {
     fn trusts(&self, sender: NodeId) -> bool {
         let when = When { at: now(), position: (u64::MAX, u64::MAX) };
-        let granted = |authority: &Authority| {
-            authority.root() == sender.into() || authority.role(sender.into(), when).is_some()
-        };
+        let granted =
+            |authority: &Authority| authority.root() == sender.into() || authority.role(sender.into(), when).is_some();
         self.trust.contains(&sender) || self.authority.as_ref().is_some_and(granted)
     }
 
@@ -109,7 +108,8 @@ impl Judge for NodeJudge {
         match object.about {
             About::Records => matches!(self.done.get(&object.hash), Ok(None)),
             About::Blob { hash, size_bytes, start, end } => {
-                let is_here = match Span::new(size_bytes, start, end.min(start + mhc_protocol::bundle::MAX_SPAN_BYTES)) {
+                let is_here = match Span::new(size_bytes, start, end.min(start + mhc_protocol::bundle::MAX_SPAN_BYTES))
+                {
                     Ok(_) => self.has_all(hash, size_bytes, start, end),
                     Err(_) => true,
                 };

@@ -185,13 +185,7 @@ impl Receiver {
         heard
     }
 
-    fn page(
-        &mut self,
-        now_ms: u64,
-        datagram: &[u8],
-        map: &[u8],
-        judge: &impl Judge,
-    ) -> Result<Heard, CarouselError> {
+    fn page(&mut self, now_ms: u64, datagram: &[u8], map: &[u8], judge: &impl Judge) -> Result<Heard, CarouselError> {
         let page = Page::decode(map)?;
         if page.network != self.options.network {
             return Ok(Heard::Ignored);
@@ -317,7 +311,8 @@ impl Receiver {
         let (id, known) = self.objects.iter_mut().find(ready)?;
         known.state = State::Decoding;
         self.decoding = true;
-        let job = Job { id: *id, object: known.object, symbol: known.symbol, symbols: std::mem::take(&mut known.symbols) };
+        let job =
+            Job { id: *id, object: known.object, symbol: known.symbol, symbols: std::mem::take(&mut known.symbols) };
         self.held_bytes -= job.symbols.len() * (usize::from(job.symbol.get()) + SYMBOL_OVERHEAD_BYTES);
         Some(job)
     }

@@ -109,7 +109,8 @@ impl Sender {
         let SenderOptions { network, symbol, window_bytes, margin_percent, .. } = self.options;
         self.schedule = Schedule::new(window_bytes, margin_percent);
         self.index_at_ms = None;
-        let mut before: HashMap<ObjectId, Sending> = self.objects.drain(..).map(|sending| (sending.id, sending)).collect();
+        let mut before: HashMap<ObjectId, Sending> =
+            self.objects.drain(..).map(|sending| (sending.id, sending)).collect();
         for item in &playlist.items {
             let symbols = item.object.symbols(symbol);
             self.schedule.add(item.object.bytes.into(), symbols, item.class.weight());

@@ -97,7 +97,10 @@ impl ExchangeRequest {
 
 #[cfg(test)]
 mod tests {
-    use mhc_protocol::{BlobHash, NetworkId, bundle::{DAY_MS, Lack}};
+    use mhc_protocol::{
+        BlobHash, NetworkId,
+        bundle::{DAY_MS, Lack},
+    };
 
     use super::*;
 
