@@ -287,3 +287,41 @@ fn link(error: &reqwest::Error) -> JobError {
     }
     JobError::Link(format!("{text}; what has come stays, and any gateway can go on"))
 }
+
+#[cfg(test)]
+mod tests {
+    use mhc_protocol::bundle::Span;
+
+    use super::*;
+
+    fn entry(size_bytes: u64) -> Vec<u8> {
+        let frame = Frame::Blob { hash: BlobHash::of(b"film"), span: Span::new(size_bytes, 0, size_bytes).unwrap() };
+        let mut entry = frame.encode();
+        entry.resize(usize::try_from(frame.bytes()).unwrap(), 7);
+        entry
+    }
+
+    #[test]
+    fn entries_are_found_whatever_the_pieces_and_noise_ends_the_answer() {
+        let entries = [entry(1), entry(40_000), entry(0)];
+        for step in [1, 71, 1_000, 100_000] {
+            let (mut waiting, mut found) = (BytesMut::new(), vec![]);
+            for piece in entries.concat().chunks(step) {
+                waiting.extend_from_slice(piece);
+                while let Some(entry) = next_entry(&mut waiting).unwrap() {
+                    found.push(entry.to_vec());
+                }
+            }
+            assert_eq!((found, waiting.len()), (entries.to_vec(), 0), "{step}");
+        }
+        let mut noise = BytesMut::from(&[7; 72][..]);
+        assert!(next_entry(&mut noise).is_err());
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_metered_by_estimate() {
+        assert_eq!(Counter::start(Some("no-such-one")).carried(5), 5);
+        assert_eq!(Counter::start(None).carried(5), 5);
+        assert!(Counter::start(Some("lo")).carried(u64::MAX) < u64::MAX, "loopback counts");
+    }
+}

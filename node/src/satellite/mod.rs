@@ -14,8 +14,6 @@ mod intake;
 mod program;
 mod receive;
 mod send;
-#[cfg(test)]
-mod tests;
 
 use std::{io, net::SocketAddr, sync::Arc};
 

@@ -84,7 +84,7 @@ impl<'a> Packet<'a> {
         datagram
     }
 
-    /// Whether `sender` signed the datagram. Takes some 50 µs.
+    /// Whether `sender` signed the datagram. By far the dearest thing done to a packet.
     pub fn is_signed_by(datagram: &[u8], sender: NodeId) -> bool {
         let Ok((body, signature)) = split(datagram) else { return false };
         Signature(*signature).verifies(&sender.into(), &to_sign(body))
