@@ -1,6 +1,6 @@
 //! The gateway's side of an exchange: `POST /api/v1/exchange`.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -15,7 +15,7 @@ use mhc_protocol::{
     network::{Membership, When},
 };
 use mhc_satellite::uplink::{ExchangeRequest, MAX_REQUEST_BYTES, PIECE_BYTES};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Satellite, entries};
@@ -26,6 +26,10 @@ use crate::{
 
 const PAGE_RECORDS: usize = 256;
 const PAGE_BYTES: usize = 1 << 20;
+/// Longest wait for a whole request, and for a piece of the answer to be taken: slow links are what this is for, but
+/// who stands still mustn't keep others out.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+const PIECE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pieces that wait for a slow link.
 const AHEAD: usize = 2;
 
@@ -44,7 +48,8 @@ const AHEAD: usize = 2;
 pub(super) async fn exchange(State(satellite): State<Arc<Satellite>>, body: Body) -> Result<Response, ApiError> {
     let busy = |_| ApiError::new(Code::Unavailable, "too many exchanges at a time; try again later");
     let permit = Arc::clone(&satellite.answering).try_acquire_owned().map_err(busy)?;
-    let body = axum::body::to_bytes(body, MAX_REQUEST_BYTES).await;
+    let slow = |_| ApiError::new(Code::BadRequest, "the request took too long to come");
+    let body = timeout(REQUEST_TIMEOUT, axum::body::to_bytes(body, MAX_REQUEST_BYTES)).await.map_err(slow)?;
     let body = body.map_err(|_| ApiError::new(Code::TooLarge, "a request of over 4 MiB, or one that broke off"))?;
     let request = ExchangeRequest::open(&body, now());
     let request = request.map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
@@ -84,7 +89,7 @@ fn is_member(stores: &Stores, node: NodeId) -> Result<bool, ApiError> {
 /// Why an answer ends before everything was sent.
 enum End {
     Budget,
-    /// Nobody reads on.
+    /// Nobody reads on, or not for long.
     Gone,
     Failed(JobError),
 }
@@ -147,6 +152,9 @@ impl Answer<'_> {
 
     fn send(&mut self, entry: Vec<u8>) -> Result<(), End> {
         self.left_bytes = self.left_bytes.checked_sub(entry.len() as u64).ok_or(End::Budget)?;
-        self.out.blocking_send(Ok(entry.into())).map_err(|_| End::Gone)
+        match Handle::current().block_on(timeout(PIECE_TIMEOUT, self.out.send(Ok(entry.into())))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        }
     }
 }

@@ -35,9 +35,9 @@ pub(crate) struct Taken {
     pub(crate) new_records: u64,
     /// Records that were here.
     pub(crate) known_records: u64,
-    /// Records that wait for others.
+    /// Records that wait for others, or are from the future by this node's clock or made by a newer program.
     pub(crate) waiting_records: u64,
-    /// Records that were against the rules of their log, or can't be taken now.
+    /// Records that were against the rules of their log.
     pub(crate) refused_records: u64,
     /// Bytes of blobs that were stored.
     pub(crate) new_bytes: u64,
@@ -91,7 +91,7 @@ impl Intake {
             match frame {
                 Frame::Record { .. } => match self.record(&frame, &payload, now) {
                     Some(CheckedRecord::Good(record)) => batch.push(*record),
-                    Some(CheckedRecord::NotNow(_)) => taken.refused_records += 1,
+                    Some(CheckedRecord::NotNow(_)) => taken.waiting_records += 1,
                     None => taken.damaged += 1,
                 },
                 // What a record names is known once the record is in.

@@ -12,8 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use mhc_protocol::{
-    NodeId, Timestamp,
-    bundle::Span,
+    BlobHash, NodeId, Timestamp,
+    bundle::{MAX_SPAN_BYTES, Span},
     network::{Authority, When},
 };
 use mhc_satellite::carousel::{
@@ -108,31 +108,30 @@ impl Judge for NodeJudge {
         match object.about {
             About::Records => matches!(self.done.get(&object.hash), Ok(None)),
             About::Blob { hash, size_bytes, start, end } => {
-                let is_here = match Span::new(size_bytes, start, end.min(start + mhc_protocol::bundle::MAX_SPAN_BYTES))
-                {
-                    Ok(_) => self.has_all(hash, size_bytes, start, end),
-                    Err(_) => true,
-                };
-                !is_here && self.has_room(end - start) && self.intake.knows(hash).unwrap_or(false)
+                !self.has(hash, size_bytes, start, end)
+                    && self.has_room(hash, size_bytes)
+                    && self.intake.knows(hash).unwrap_or(false)
             }
         }
     }
 }
 
 impl NodeJudge {
-    fn has_all(&self, hash: mhc_protocol::BlobHash, size_bytes: u64, start: u64, end: u64) -> bool {
-        let step = mhc_protocol::bundle::MAX_SPAN_BYTES;
-        let mut starts = (start..end.max(start + 1)).step_by(usize::try_from(step).unwrap_or(usize::MAX));
+    fn has(&self, hash: BlobHash, size_bytes: u64, start: u64, end: u64) -> bool {
+        let mut starts = (start..end.max(start + 1)).step_by(usize::try_from(MAX_SPAN_BYTES).unwrap_or(usize::MAX));
         starts.all(|start| {
-            let span = Span::new(size_bytes, start, end.min(start + step));
+            let span = Span::new(size_bytes, start, end.min(start + MAX_SPAN_BYTES));
             span.is_ok_and(|span| self.intake.has(hash, &span))
         })
     }
 
-    /// What has no room within the quota would push out what came before it, round and round.
-    fn has_room(&self, bytes: u64) -> bool {
-        let usage = self.intake.stores.blobs.usage();
-        usage.quota_bytes.is_none_or(|quota| usage.quota_used_bytes.saturating_add(bytes) <= quota)
+    /// Whether all of the blob has room. What hasn't would push out what came before it, round and round.
+    fn has_room(&self, hash: BlobHash, size_bytes: u64) -> bool {
+        let blobs = &self.intake.stores.blobs;
+        let here = blobs.status(hash).map_or(0, |status| status.local_bytes);
+        let usage = blobs.usage();
+        let with = usage.quota_used_bytes.saturating_add(size_bytes.saturating_sub(here));
+        usage.quota_bytes.is_none_or(|quota| with <= quota)
     }
 }
 
@@ -216,8 +215,8 @@ fn on_air(progress: &mhc_satellite::carousel::Progress) -> OnAir {
 /// Stores an object and remembers that of records; blocks, on a thread of the runtime that may.
 fn store(intake: &Intake, delivered: &Delivered, at: Timestamp) -> Result<Taken, JobError> {
     let taken = intake.take(&Bytes::copy_from_slice(&delivered.bytes), at)?;
-    let is_settled = taken.waiting_records == 0 && taken.refused_records == 0;
-    if delivered.object.about == About::Records && is_settled {
+    // What waits or can't be taken yet may be taken when it comes round again.
+    if delivered.object.about == About::Records && taken.waiting_records == 0 {
         let done = intake.stores.records.private(DONE_TABLE);
         let mut changes = vec![(delivered.object.hash.to_vec(), Some(at.as_millis().to_be_bytes().to_vec()))];
         let known = done.scan(KeyRange::all(), 2 * MAX_DONE)?;
