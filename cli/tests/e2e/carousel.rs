@@ -11,17 +11,22 @@ use mhc_protocol::ticket::Ticket;
 use mhc_testnet::{Node, NodeOptions, Rng, eventually, node::text};
 use serde_json::Value;
 
-use super::{SOON, options, random_file, start};
+use super::{SOON, lan::Lan, options, random_file, skipped, start};
 
 const TRUST: &str = "MHC_LINKS__SATELLITE__CAROUSEL__TRUST";
 const LISTEN: &str = "MHC_LINKS__SATELLITE__CAROUSEL__LISTEN";
 
 /// A node of `of`'s network that can't reach it.
 pub(super) fn remote(name: &str, of: &Node) -> Result<NodeOptions> {
+    Ok(options(name).peer(&dead_ticket(of)?))
+}
+
+/// A ticket that says which network it is, and no address that answers.
+fn dead_ticket(of: &Node) -> Result<String> {
     let mut ticket: Ticket = of.ticket()?.parse()?;
     ticket.p2p = vec!["127.0.0.1:1".parse()?];
     ticket.iroh = vec!["127.0.0.1:2".parse()?];
-    Ok(options(name).peer(&ticket.to_string()))
+    Ok(ticket.to_string())
 }
 
 /// What the node has of a content: whether it is complete.
@@ -133,5 +138,35 @@ fn a_node_that_only_listens_gets_what_is_on_air_though_it_is_killed_in_between()
     let status = b.json(&["carousel", "status"])?;
     ensure!(text(&status, "listen")? == listen && status["decoded"].as_u64() > Some(0), "{status}");
     ensure!(b.stop()?.success(), "a clean stop");
+    Ok(())
+}
+
+#[test]
+fn a_multicast_group_reaches_a_host_that_has_only_that() -> Result<()> {
+    const GROUP: &str = "239.77.72.67:4490";
+    let lan = match Lan::new("c") {
+        Ok(lan) => lan,
+        Err(error) => {
+            let why = format!("no network namespaces here: {error:#}");
+            skipped("a_multicast_group_reaches_a_host_that_has_only_that", &why);
+            return Ok(());
+        }
+    };
+    let a = lan.node(0, "sender").start()?;
+    let (file, bytes) = random_file(&a, "f.bin", &mut Rng::new(4), 2_000_000)?;
+    let content = text(&a.publish(&file, &[])?, "content")?;
+    let mut command: Command = a.command();
+    command.args(["carousel", "send", "--group", GROUP, "--interface", "10.77.13.1", "--rate", "20M"]);
+    let _sending = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    let b = lan.node(1, "listener").peer(&dead_ticket(&a)?).env(TRUST, &a.ready()?.node).env(LISTEN, GROUP);
+    let b = b.env("MHC_LINKS__SATELLITE__CAROUSEL__INTERFACE", "10.77.13.2").start()?;
+    eventually("the blob came", SOON * 2, || {
+        ensure!(is_complete(&b, &content)?, "{}", b.json(&["carousel", "status"])?);
+        Ok(())
+    })?;
+    let out = b.home().with_file_name("out.bin");
+    b.json(&["get", &content, "-o", out.to_str().context("UTF-8")?])?;
+    ensure!(fs::read(&out)? == bytes, "other bytes");
+    ensure!(!b.json(&["peers"])?.to_string().contains("\"addr\""), "no peer was needed");
     Ok(())
 }
