@@ -1,6 +1,9 @@
 //! The commands and their options, declared once: parser, help, completions and manual come from here.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args as Options, Parser, Subcommand, ValueEnum};
 use mhc_protocol::{AuthorId, BlobHash, NetworkId, RecordId, network::Role, ticket::Ticket};
@@ -107,6 +110,12 @@ pub(crate) enum Command {
     /// Carry records and blobs to other nodes on a stick
     #[command(subcommand)]
     Bundle(Bundle),
+    /// Send to many by satellite, one way, or take in what was recorded
+    #[command(subcommand)]
+    Carousel(Carousel),
+    /// Exchange with a gateway over a metered satellite uplink
+    #[command(subcommand)]
+    Satellite(Satellite),
     /// Check disk, keys, clock, ports, programs and the index, and say how to mend each
     Doctor {
         /// Drop the index and make it anew from the log
@@ -438,6 +447,97 @@ pub(crate) struct ExportBundle {
     pub(crate) browsable: bool,
 }
 
+/// What can be done with the satellite uplink.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Satellite {
+    /// Show this month's budget
+    Status,
+    /// Get records, and the bytes of contents that are named, from a gateway; a stopped one goes on where it was
+    Exchange {
+        /// A gateway of the network, as in https://tube.example.org
+        url: String,
+        /// Content whose bytes are wanted; may be given several times
+        #[arg(long = "content", value_name = "ID")]
+        contents: Vec<RecordId>,
+        /// Most bytes on the link [default: what the month's budget allows]
+        #[arg(long, value_name = "N")]
+        max_bytes: Option<u64>,
+    },
+}
+
+/// What can be done with the one-way carousel.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Carousel {
+    /// Send round and round to a multicast group until Ctrl-C, or once into a file
+    Send(SendCarousel),
+    /// Take in a recorded carousel
+    Import {
+        /// The file
+        file: PathBuf,
+    },
+    /// Show what the receiver hears (links.satellite.carousel.listen says where)
+    Status,
+}
+
+/// Options of `mhc carousel send`.
+#[derive(Debug, Options)]
+pub(crate) struct SendCarousel {
+    /// Write the stream into this file
+    #[arg(long, value_name = "FILE", conflicts_with = "group", required_unless_present = "group")]
+    pub(crate) to_file: Option<PathBuf>,
+    /// Send to this group (or address) and port
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) group: Option<SocketAddr>,
+    /// IPv4 address of the interface to send on
+    #[arg(long, value_name = "IP", requires = "group")]
+    pub(crate) interface: Option<IpAddr>,
+    /// How many routers may pass it on [default: 1]
+    #[arg(long, value_name = "N", requires = "group", value_parser = clap::value_parser!(u8))]
+    pub(crate) hops: Option<u8>,
+    /// Bits a second, headers included; k and M are understood
+    #[arg(long, value_name = "BITS", default_value = "1M")]
+    pub(crate) rate: BitRate,
+    /// Symbols sent in each turn for what gets lost, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub(crate) margin: u32,
+    /// Turns that everything gets [default: 1 in a file, without end to a group]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rounds: Option<u64>,
+    /// Content to send; may be given several times [default: the newest]
+    #[arg(long = "content", value_name = "ID")]
+    pub(crate) contents: Vec<RecordId>,
+    /// Also send the newest when contents are named
+    #[arg(long)]
+    pub(crate) newest: bool,
+    /// Most bytes that are on air [default: 1 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) capacity: Option<u64>,
+}
+
+/// Bits a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BitRate(pub(crate) u64);
+
+impl std::str::FromStr for BitRate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "expected bits a second, as in 64k, 2M or 500000";
+        let (digits, unit) = match text.char_indices().next_back() {
+            Some((end, 'k')) => (&text[..end], 1_000),
+            Some((end, 'M')) => (&text[..end], 1_000_000),
+            _ => (text, 1),
+        };
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let rate = digits.parse::<u64>().ok().filter(|_| is_number).and_then(|rate| rate.checked_mul(unit));
+        match rate {
+            Some(rate) if (1_000..=10_000_000_000).contains(&rate) => Ok(Self(rate)),
+            Some(_) => Err("a rate is 1k to 10000M"),
+            None => Err(WRONG),
+        }
+    }
+}
+
 /// From when on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
@@ -510,6 +610,16 @@ mod tests {
         ];
         for (text, since) in cases {
             assert_eq!(text.parse::<Since>().ok(), since, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_understood_or_refused() {
+        for (text, rate) in [("64k", Some(64_000)), ("2M", Some(2_000_000)), ("500000", Some(500_000))] {
+            assert_eq!(text.parse().ok(), rate.map(BitRate), "{text}");
+        }
+        for text in ["", "k", "-1M", "+1M", "1.5M", "1G", "0", "999", "99999999999999999999M", "20000M"] {
+            assert!(text.parse::<BitRate>().is_err(), "{text}");
         }
     }
 

@@ -118,9 +118,34 @@ config! {
 
     /// Settings of the satellite uplink.
     Satellite {
-        /// Bytes that may go over the satellite in a month. Without it, none. Accepted now; takes effect in a
-        /// later version.
+        /// Bytes that may go over the satellite uplink in a month (UTC), both ways; a fifth of them is kept for
+        /// alerts. Without it, none.
         budget_bytes: Option<u64>, check at_most(1 << 60), example "5000000000";
+        /// Interface of the uplink, which exchanges are bound to. Its own counters are then what is metered. Binding to
+        /// an interface needs a privilege on some systems; `uplink_address` doesn't.
+        uplink_interface: Option<String>, check interface_name, example r#""wwan0""#;
+        /// Address of the uplink on this machine, which exchanges are bound to.
+        uplink_address: Option<IpAddr>, example r#""192.0.2.7""#;
+        /// As a gateway, answers exchanges of anybody. Otherwise only of members, and of anybody where the network's
+        /// membership is open.
+        answer_anyone: bool = false;
+        /// The one-way carousel.
+        carousel: Carousel;
+    }
+
+    /// Settings of the one-way carousel's receiver.
+    Carousel {
+        /// Address and port that a carousel is received at, a multicast group or one of this machine's own. Without it,
+        /// none is. Nothing is ever sent.
+        listen: Option<SocketAddr>, example r#""239.77.72.67:4490""#;
+        /// IPv4 address of the interface that a group is joined on; for an IPv6 group write the interface's number into
+        /// the group's address, as in "[ff15::4d48%2]:4490". Without it, the system chooses.
+        interface: Option<IpAddr>, example r#""192.0.2.7""#;
+        /// Nodes whose carousel is believed, beside the network's root and all to whom it gave a role.
+        trust: Vec<String>, check node_ids, example r#"["4f0c..."]"#;
+        /// Memory for what is collected and not yet whole, in bytes. A sender needs 48 MiB of it; decoding takes up to
+        /// 80 MiB on top for a moment.
+        memory_bytes: u64 = 96 << 20, check between(24 << 20, 1 << 40);
     }
 }
 
@@ -182,6 +207,22 @@ fn public_hosts(hosts: &[String]) -> Result<(), String> {
         Some(host) => {
             Err(format!("{host:?} isn't a host name: write it without scheme and path, as in \"tube.example.org\""))
         }
+        None => Ok(()),
+    }
+}
+
+fn interface_name(name: &Option<String>) -> Result<(), String> {
+    match name {
+        Some(name) if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) || name.starts_with('.') => {
+            Err(format!("{name:?} isn't the name of an interface, as `ip link` prints it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn node_ids(ids: &[String]) -> Result<(), String> {
+    match ids.iter().find(|id| id.len() != 64 || !id.chars().all(|c| c.is_ascii_hexdigit())) {
+        Some(id) => Err(format!("{id:?} isn't a node's id: it has 64 hexadecimal digits, as `mhc status` prints it")),
         None => Ok(()),
     }
 }

@@ -126,6 +126,8 @@ fn each_mistake_is_named_with_line_and_key() {
         ("[gateway]\npublic_host = [\"http://x/\"]", 2, "gateway.public_host", "isn't a host name"),
         ("[node]\nname = \"\"", 2, "node.name", "1 to 64 characters"),
         ("[node]\nname = \"a\\u0000b\"", 2, "node.name", "control character"),
+        ("[links.satellite.carousel]\ntrust = [\"ab\"]", 2, "links.satellite.carousel.trust", "64 hexadecimal"),
+        ("[links.satellite.carousel]\nmemory_bytes = 5", 2, "links.satellite.carousel.memory_bytes", "out of bounds"),
         ("[p2p]\npeers = [\"blobab\"]", 2, "p2p.peers", "isn't a ticket"),
         // Not TOML.
         ("[gateway\nhttp = \"127.0.0.1:1\"", 1, "", ""),

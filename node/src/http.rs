@@ -33,6 +33,7 @@ use crate::{
     forget,
     net::{Net, NetError, PeerInfo},
     pins::Pins,
+    satellite::Satellite,
 };
 
 /// What the operator's routes need of the node.
@@ -41,6 +42,7 @@ pub(crate) struct Operations {
     pub(crate) net: Net,
     pub(crate) fetcher: Fetcher,
     pub(crate) pins: Pins,
+    pub(crate) satellite: Arc<Satellite>,
     /// Where the gateway listens, once it does.
     pub(crate) http: Arc<OnceLock<SocketAddr>>,
     pub(crate) started: Instant,
@@ -196,7 +198,20 @@ async fn links(State(ops): Shared) -> Json<Vec<Link>> {
         let rtt_ms = paths.iter().filter_map(|link| link.rtt_ms).min();
         Link { class, state, why, paths: paths.len(), rtt_ms, budget_left_bytes: None }
     };
-    Json(Vec::from([LinkClass::Lan, LinkClass::Direct, LinkClass::Yggdrasil].map(link)))
+    let mut links = Vec::from([LinkClass::Lan, LinkClass::Direct, LinkClass::Yggdrasil].map(link));
+    links.extend(ops.satellite.budget_left_bytes().map(satellite_link));
+    Json(links)
+}
+
+/// The uplink is used when somebody asks for an exchange, and holds no path open.
+fn satellite_link(left_bytes: u64) -> Link {
+    let why = match left_bytes {
+        0 => "this month's budget is spent",
+        _ => "carries exchanges that are asked for",
+    };
+    let state = if left_bytes > 0 { "up" } else { "down" };
+    let (class, budget_left_bytes) = (LinkClass::Satellite, Some(left_bytes));
+    Link { class, state, why: why.into(), paths: 0, rtt_ms: None, budget_left_bytes }
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -15,5 +15,6 @@ mod http;
 pub mod net;
 mod node;
 mod pins;
+mod satellite;
 
 pub use node::{Node, NodeOptions, ReadyInfo, StartError};

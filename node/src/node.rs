@@ -26,6 +26,7 @@ use crate::{
     http::{self, Operations},
     net::{Net, NetError, NetOptions},
     pins::Pins,
+    satellite::{self, ListenError, Satellite},
 };
 
 /// How often services get to do their periodic work.
@@ -73,6 +74,9 @@ pub enum StartError {
     /// The gateway's address.
     #[error(transparent)]
     Gateway(#[from] BindError),
+    /// The carousel's address.
+    #[error(transparent)]
+    Carousel(#[from] ListenError),
     /// A ticket in the settings.
     #[error("p2p.peers: {0}")]
     Ticket(#[from] mhc_protocol::ticket::TicketError),
@@ -100,6 +104,7 @@ pub struct Node {
     fetcher: Fetcher,
     pins: Pins,
     bundles: Arc<Bundles>,
+    satellite: Arc<Satellite>,
     gateway: BoundGateway,
     context: Context,
     services: Vec<Arc<dyn Service>>,
@@ -144,27 +149,31 @@ impl Node {
         let http = Arc::new(OnceLock::new());
         let mut routes: Vec<Routes> =
             services.iter().map(|service| Arc::clone(service).routes(context.clone())).collect();
-        routes.push(http::routes(Operations {
-            context: context.clone(),
-            net: net.clone(),
-            fetcher: fetcher.clone(),
-            pins: pins.clone(),
-            http: Arc::clone(&http),
-            started,
-        }));
-        let bundles = Arc::new(Bundles::new(Stores {
+        let stores = Stores {
             key: home.node_key().clone(),
             network: home.network(),
             records: records.clone(),
             blobs: blobs.clone(),
             interest: interest_of(&net, home.network()),
             issuer_quota_bytes: config.storage.effective_bundle_quota_bytes(),
+        };
+        let satellite = Arc::new(Satellite::start(stores.clone(), &config.links.satellite)?);
+        routes.push(http::routes(Operations {
+            context: context.clone(),
+            net: net.clone(),
+            fetcher: fetcher.clone(),
+            pins: pins.clone(),
+            satellite: Arc::clone(&satellite),
+            http: Arc::clone(&http),
+            started,
         }));
+        let bundles = Arc::new(Bundles::new(stores));
         routes.push(bundle::routes(Arc::clone(&bundles)));
+        routes.push(satellite::routes(Arc::clone(&satellite)));
         let gateway = Gateway::new(gateway_options(&home, &config, &context, metrics), routes).bind().await?;
         // Set once: the port is known only now.
         http.get_or_init(|| gateway.local_addr());
-        Ok(Self { home, records, blobs, net, fetcher, pins, bundles, gateway, context, services })
+        Ok(Self { home, records, blobs, net, fetcher, pins, bundles, satellite, gateway, context, services })
     }
 
     /// What to tell whoever started it.
@@ -194,11 +203,13 @@ impl Node {
         }
         tracing::info!("stopping");
         self.bundles.stop();
+        self.satellite.stop();
         serving.await;
         self.home.retract()?;
         tasks.close();
         tasks.wait().await;
         self.bundles.shutdown().await;
+        self.satellite.shutdown().await;
         self.pins.shutdown().await;
         self.fetcher.shutdown().await;
         self.net.shutdown().await;

@@ -1,33 +1,10 @@
-//! The satellite link.
+//! The satellite link: the one-way [`carousel`] and the metered [`uplink`].
 //!
-//! Here will live the metered exchange over an uplink and the one-way carousel. Not here: the decision when to
-//! use it, which is the link ladder's.
+//! Here are formats and deciders, without sockets, files or a clock; `node/src/satellite` is the shell around them. Not
+//! here: the decision when to use the link, which is the link ladder's.
 
-use serde::{Deserialize, Serialize};
+mod budget;
+pub mod carousel;
+pub mod uplink;
 
-/// What a satellite uplink may carry, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Budget {
-    /// Bytes allowed in a period; `None` when the link isn't metered.
-    pub allowed_bytes: Option<u64>,
-    /// Bytes already carried.
-    pub spent_bytes: u64,
-}
-
-impl Budget {
-    /// Bytes left; `None` when the link isn't metered.
-    pub fn left_bytes(&self) -> Option<u64> {
-        self.allowed_bytes.map(|allowed| allowed.saturating_sub(self.spent_bytes))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_overspent_budget_has_nothing_left() {
-        assert_eq!(Budget { allowed_bytes: Some(5), spent_bytes: 7 }.left_bytes(), Some(0));
-        assert_eq!(Budget::default().left_bytes(), None);
-    }
-}
+pub use budget::Budget;

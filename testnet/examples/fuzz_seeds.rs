@@ -14,6 +14,10 @@ use mhc_protocol::{
         Bound, Content, Follows, Have, Haves, Head, Hello, Mark, Part, SyncRequest, SyncResponse, Want, records_topic,
     },
 };
+use mhc_satellite::{
+    carousel::{About, Object, Packet, Page, SIGNATURE_BYTES, SymbolBytes, frame},
+    uplink::ExchangeRequest,
+};
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
@@ -171,6 +175,24 @@ fn bundles() -> Result<Vec<Vec<u8>>> {
     Ok(whole.into_iter().chain(insides).collect())
 }
 
+/// A page and a symbol, the map of the page, both in a recording, and a request of an exchange.
+fn satellite() -> Result<Vec<Vec<u8>>> {
+    let hash = BlobHash::of(b"film");
+    let about = About::Blob { hash, size_bytes: 50_000, start: 16_384, end: 32_768 };
+    let objects = vec![Object::new(b"x", About::Records)?, Object::new(b"entries", about)?];
+    let symbol = SymbolBytes::DEFAULT;
+    let page = Page { network: key().network(), sender: key().node(), symbol, objects };
+    let id = page.objects.first().context("an object")?.id(page.network, page.sender, symbol);
+    let symbol = Packet::Symbol { object: id, symbol: 5, payload: &[7; 1_280] }.encode(&key());
+    let page = page.seal(&key())?;
+    let map = page.get(2..page.len() - SIGNATURE_BYTES).unwrap_or_default().to_vec();
+    let recording = [frame(&page), frame(&symbol)].concat();
+    let (network, made) = (key().network(), Timestamp(0));
+    let wants = WantList { network, made, mark: [7; 32], heads: vec![], lacks: vec![Lack { hash, groups: vec![] }] };
+    let request = ExchangeRequest { node: key().node(), at: Timestamp(0), budget_bytes: 5_000, wants }.seal(&key())?;
+    Ok(vec![page, symbol, map, recording, request])
+}
+
 fn write(dir: &Path, target: &str, seeds: Vec<Vec<u8>>) -> Result<()> {
     let dir = dir.join(target);
     fs::create_dir_all(&dir)?;
@@ -191,6 +213,7 @@ fn main() -> Result<()> {
     write(dir, "record", vec![record(b"hello".to_vec())?, record(manifest().encode()?)?])?;
     write(dir, "wire", messages()?)?;
     write(dir, "bundle", bundles()?)?;
+    write(dir, "satellite", satellite()?)?;
     write(dir, "ticket", tickets()?)?;
     let example = mhc_config::example();
     let set = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));

@@ -56,7 +56,7 @@ fn export_body(options: &ExportBundle) -> Result<Value, Failure> {
 }
 
 /// The path as the node has to know it: it runs in another folder.
-fn absolute(path: &Path) -> Result<String, Failure> {
+pub(super) fn absolute(path: &Path) -> Result<String, Failure> {
     let path: PathBuf = std::path::absolute(path).map_err(|error| Failure::failed(error.to_string()))?;
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Failure::new(Exit::Usage, "the path isn't Unicode; give another name to the folder"))

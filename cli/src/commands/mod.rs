@@ -2,12 +2,14 @@
 //! of a running node.
 
 mod bundle;
+mod carousel;
 mod content;
 mod doctor;
 mod events;
 mod get;
 mod network;
 mod node;
+mod satellite;
 mod settings;
 
 use std::path::PathBuf;
@@ -60,6 +62,8 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Unpin { content } => node::unpin(output, client, content).await,
         Command::Gc => node::gc(output, client).await,
         Command::Bundle(command) => bundle::run(output, client, command).await,
+        Command::Carousel(command) => carousel::run(output, client, command).await,
+        Command::Satellite(command) => satellite::run(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all, within } => content::list(output, client, all, within).await,

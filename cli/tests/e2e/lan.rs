@@ -8,7 +8,7 @@ use mhc_testnet::{Node, NodeOptions, Rng, node::text};
 use super::{SOON, knows, lists, options, random_file, skipped};
 
 /// Two namespaces joined by a cable, for as long as it lives.
-struct Lan([String; 2]);
+pub(super) struct Lan([String; 2]);
 
 fn ip(args: &str) -> Result<()> {
     let output = Command::new("ip").args(args.split(' ')).output()?;
@@ -17,9 +17,10 @@ fn ip(args: &str) -> Result<()> {
 }
 
 impl Lan {
-    fn new() -> Result<Self> {
+    /// Its namespaces are named after `tag`, so that tests may run side by side.
+    pub(super) fn new(tag: &str) -> Result<Self> {
         let id = std::process::id() % 100_000;
-        let lan = Self([format!("mhc-a{id}"), format!("mhc-b{id}")]);
+        let lan = Self(["a", "b"].map(|host| format!("mhc-{tag}{host}{id}")));
         let [a, b] = &lan.0;
         ip(&format!("netns add {a}"))?;
         ip(&format!("netns add {b}"))?;
@@ -32,7 +33,7 @@ impl Lan {
         Ok(lan)
     }
 
-    fn node(&self, host: usize, name: &str) -> NodeOptions {
+    pub(super) fn node(&self, host: usize, name: &str) -> NodeOptions {
         NodeOptions { netns: Some(self.0[host].clone()), ..options(name) }
     }
 }
@@ -55,7 +56,7 @@ fn restart_with_mdns(node: &mut Node) -> Result<()> {
 
 #[test]
 fn nodes_of_one_network_find_each_other_on_a_lan() -> Result<()> {
-    let lan = match Lan::new() {
+    let lan = match Lan::new("m") {
         Ok(lan) => lan,
         Err(error) => {
             skipped("nodes_of_one_network_find_each_other_on_a_lan", &format!("no network namespaces here: {error:#}"));

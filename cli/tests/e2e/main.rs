@@ -8,6 +8,7 @@ mod bad_http;
 mod bad_input;
 mod browser;
 mod bundle;
+mod carousel;
 mod cli;
 mod flood;
 mod hostile;
@@ -19,6 +20,7 @@ mod sendme;
 mod sync;
 mod three_nodes;
 mod upgrade;
+mod uplink;
 
 use std::{
     path::{Path, PathBuf},

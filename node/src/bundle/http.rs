@@ -162,7 +162,7 @@ async fn write_wants(
 }
 
 /// A refusal as a status; else the events as they come.
-async fn answer(mut events: mpsc::Receiver<Event>) -> Result<Response, ApiError> {
+pub(crate) async fn answer(mut events: mpsc::Receiver<Event>) -> Result<Response, ApiError> {
     let first = match events.recv().await {
         Some(Event::Failed(error)) => return Err(error.into()),
         Some(first) => first,

@@ -39,7 +39,12 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use http::routes;
+pub(crate) use {
+    http::{answer, routes},
+    open::{CheckedRecord, check_blob, check_record, chunks_of},
+    select::{Receiver, contents_of, heads, pieces, pieces_of},
+    wants::collect_for,
+};
 
 /// How often whoever listens is told how far a job is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -72,7 +77,7 @@ pub(crate) struct Bundles {
 
 /// What a job tells, in order; `Done` or `Failed` is the last.
 #[derive(Debug)]
-enum Event {
+pub(crate) enum Event {
     /// There is something to do, and it is allowed.
     Started,
     Progress {
@@ -91,7 +96,7 @@ impl Bundles {
     }
 
     /// Starts a job. What it says before [`Event::Started`] is the answer to the request.
-    fn start<T: serde::Serialize>(
+    pub(crate) fn start<T: serde::Serialize>(
         &self,
         job: impl FnOnce(&Stores, &mut Reporter) -> Result<T, JobError> + Send + 'static,
     ) -> Result<mpsc::Receiver<Event>, JobError> {
@@ -134,7 +139,7 @@ impl Bundles {
 
 /// Why a job did nothing, or not all.
 #[derive(Debug, thiserror::Error)]
-enum JobError {
+pub(crate) enum JobError {
     /// No such folder, bundle, channel or content.
     #[error("{0}")]
     NotFound(String),
@@ -149,6 +154,9 @@ enum JobError {
     /// Nobody listens, or the node stops.
     #[error("stopped; give the same command again to go on")]
     Stopped,
+    /// The other side doesn't answer, or stopped to.
+    #[error("{0}")]
+    Link(String),
     /// No room where it was to be written.
     #[error("no room is left for {}: the stick is full, or files of this length don't fit on it", path.display())]
     StickFull { path: PathBuf },
@@ -165,7 +173,7 @@ enum JobError {
 }
 
 impl JobError {
-    fn io(step: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+    pub(crate) fn io(step: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 Self::StickFull { path: path.to_owned() }
@@ -174,7 +182,7 @@ impl JobError {
         }
     }
 
-    fn internal(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
         Self::Internal(error.to_string())
     }
 
@@ -185,7 +193,7 @@ impl JobError {
             Self::BadRequest(_) => Code::BadRequest,
             Self::Refused(_) => Code::Forbidden,
             Self::Busy => Code::Conflict,
-            Self::Stopped => Code::Unavailable,
+            Self::Stopped | Self::Link(_) => Code::Unavailable,
             Self::StickFull { .. } | Self::Records(RecordsError::StorageFull) => Code::StorageFull,
             Self::Blobs(BlobError::StorageFull | BlobError::QuotaExceeded { .. }) => Code::StorageFull,
             Self::Io { .. } | Self::Format(_) | Self::Records(_) | Self::Blobs(_) | Self::Internal(_) => Code::Internal,
@@ -201,7 +209,7 @@ impl From<JobError> for ApiError {
 }
 
 /// A job's way to whoever asked for it.
-struct Reporter {
+pub(crate) struct Reporter {
     events: mpsc::Sender<Event>,
     stop: CancellationToken,
     phase: &'static str,
@@ -216,18 +224,18 @@ impl Reporter {
     }
 
     /// Says that the job has something to do.
-    fn started(&mut self) -> Result<(), JobError> {
+    pub(crate) fn started(&mut self) -> Result<(), JobError> {
         self.events.blocking_send(Event::Started).map_err(|_| JobError::Stopped)
     }
 
     /// Begins to count from 0 again.
-    fn phase(&mut self, phase: &'static str, total_bytes: u64) -> Result<(), JobError> {
+    pub(crate) fn phase(&mut self, phase: &'static str, total_bytes: u64) -> Result<(), JobError> {
         (self.phase, self.done_bytes, self.total_bytes, self.told) = (phase, 0, total_bytes, None);
         self.advance(0)
     }
 
     /// Tells of progress, now and then. Fails when the job is to end.
-    fn advance(&mut self, bytes: u64) -> Result<(), JobError> {
+    pub(crate) fn advance(&mut self, bytes: u64) -> Result<(), JobError> {
         if self.events.is_closed() || self.stop.is_cancelled() {
             return Err(JobError::Stopped);
         }

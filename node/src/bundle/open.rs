@@ -47,7 +47,7 @@ pub(super) fn open(stick: &Stick, id: BundleId) -> Result<Opened, String> {
 
 /// Why an entry can't be used.
 #[derive(Debug)]
-pub(super) enum Unusable {
+pub(crate) enum Unusable {
     /// Its whole segment.
     Segment(String),
     /// It.
@@ -137,14 +137,14 @@ pub(super) fn head_of(entry: &Entry, head: &[u8]) -> Result<Frame, Unusable> {
 }
 
 /// What became of a record's envelope.
-pub(super) enum CheckedRecord {
+pub(crate) enum CheckedRecord {
     Good(Box<VerifiedRecord>),
     /// Valid as far as this node can tell, but not taken now.
     NotNow(RecordError),
 }
 
 /// Checks a record of an entry. `now` bounds its author's clock; none when that doesn't matter.
-pub(super) fn check_record(
+pub(crate) fn check_record(
     entry: &Entry,
     envelope: &[u8],
     network: NetworkId,
@@ -169,13 +169,13 @@ pub(super) fn check_record(
 }
 
 /// The chunks of a piece, and those of the last group, which prove the size.
-pub(super) fn chunks_of(span: &Span) -> ChunkRanges {
+pub(crate) fn chunks_of(span: &Span) -> ChunkRanges {
     let chunks = |start: u64, end: u64| ChunkRanges::from(ChunkNum::full_chunks(start)..ChunkNum::chunks(end));
     chunks(span.start, span.end) | chunks(span.last_group(), span.size_bytes)
 }
 
 /// Checks a piece of a blob. Returns what is true of it, in order, and whether that is all.
-pub(super) fn check_blob(hash: BlobHash, span: &Span, encoding: &Bytes) -> (Vec<BaoContentItem>, Result<(), Unusable>) {
+pub(crate) fn check_blob(hash: BlobHash, span: &Span, encoding: &Bytes) -> (Vec<BaoContentItem>, Result<(), Unusable>) {
     let mut items = Vec::new();
     if span.size_bytes == 0 {
         let is_empty = hash == BlobHash::of(&[]) && encoding.is_empty();

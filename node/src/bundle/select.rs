@@ -33,14 +33,14 @@ pub(super) struct Selection {
 
 /// What the receiver has, as far as is known.
 #[derive(Debug, Default)]
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     heads: HashMap<AuthorId, Head>,
     lacks: HashMap<BlobHash, ChunkRanges>,
 }
 
 impl Receiver {
     /// A receiver that wrote `wants`; heads that this node doesn't know say nothing to it.
-    pub(super) fn new(stores: &Stores, wants: WantList) -> Result<Self, JobError> {
+    pub(crate) fn new(stores: &Stores, wants: WantList) -> Result<Self, JobError> {
         let mut heads = HashMap::new();
         for head in wants.heads {
             if stores.records.get(head.id)?.is_some_and(|record| record.header().author == head.author) {
@@ -56,8 +56,13 @@ impl Receiver {
     }
 
     /// From where on it needs an author's log.
-    fn position(&self, author: AuthorId) -> (u64, u64) {
+    pub(crate) fn position(&self, author: AuthorId) -> (u64, u64) {
         self.heads.get(&author).map_or((0, 0), |head| (head.epoch, head.seq + 1))
+    }
+
+    /// What of a blob it says that it lacks.
+    pub(crate) fn lacked(&self, hash: BlobHash) -> Option<&ChunkRanges> {
+        self.lacks.get(&hash)
     }
 
     /// What of a blob it needs, when the blob belongs to a record at `position` of the author's log.
@@ -112,7 +117,7 @@ fn named_contents(
 }
 
 /// Contents that nothing newer replaces, newest first, at most as many as a bundle has entries.
-fn contents_of(
+pub(crate) fn contents_of(
     stores: &Stores,
     since: Option<Timestamp>,
     wanted: impl Fn(&Entry) -> bool,
@@ -141,7 +146,7 @@ fn contents_of(
     Ok(found)
 }
 
-fn heads(stores: &Stores) -> Result<Vec<AuthorId>, RecordsError> {
+pub(crate) fn heads(stores: &Stores) -> Result<Vec<AuthorId>, RecordsError> {
     let mut authors: Vec<AuthorId> = Vec::new();
     loop {
         let page = stores.records.heads(stores.network, authors.last().copied(), PAGE)?;
@@ -154,7 +159,12 @@ fn heads(stores: &Stores) -> Result<Vec<AuthorId>, RecordsError> {
 
 /// The pieces in which `ranges` of a blob are sent: whole groups, at most 8 MiB each. `ranges` are groups of which the
 /// last is cut at the blob's end.
-pub(super) fn pieces(size_bytes: u64, ranges: &ChunkRanges) -> Vec<Span> {
+pub(crate) fn pieces(size_bytes: u64, ranges: &ChunkRanges) -> Vec<Span> {
+    pieces_of(size_bytes, ranges, MAX_SPAN_BYTES)
+}
+
+/// The same with `piece_bytes`, whole groups up to 8 MiB, instead.
+pub(crate) fn pieces_of(size_bytes: u64, ranges: &ChunkRanges, piece_bytes: u64) -> Vec<Span> {
     if size_bytes == 0 {
         return Span::new(0, 0, 0).into_iter().collect();
     }
@@ -163,8 +173,8 @@ pub(super) fn pieces(size_bytes: u64, ranges: &ChunkRanges) -> Vec<Span> {
         RangeSetRange::RangeFrom(run) => run.start.to_bytes()..size_bytes,
     });
     let cut = |run: Range<u64>| {
-        let starts = (run.start..run.end).step_by(usize::try_from(MAX_SPAN_BYTES).unwrap_or(usize::MAX));
-        starts.filter_map(move |start| Span::new(size_bytes, start, run.end.min(start + MAX_SPAN_BYTES)).ok())
+        let starts = (run.start..run.end).step_by(usize::try_from(piece_bytes).unwrap_or(usize::MAX));
+        starts.filter_map(move |start| Span::new(size_bytes, start, run.end.min(start + piece_bytes)).ok())
     };
     runs.flat_map(cut).collect()
 }

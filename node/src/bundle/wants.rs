@@ -46,6 +46,13 @@ pub(super) fn collect(stores: &Stores, today: Timestamp) -> Result<WantList, Job
     Ok(WantList { network: stores.network, made: today, mark, heads: heads(stores)?, lacks: lacks(stores)? })
 }
 
+/// The same, of these blobs only.
+pub(crate) fn collect_for(stores: &Stores, today: Timestamp, blobs: &[BlobHash]) -> Result<WantList, JobError> {
+    let mark = WantList::mark_of(&stores.key, stores.network, today);
+    let lacks = blobs.iter().filter_map(|hash| lack(*hash, stores.blobs.status(*hash))).take(MAX_LACKS).collect();
+    Ok(WantList { network: stores.network, made: today, mark, heads: heads(stores)?, lacks })
+}
+
 fn heads(stores: &Stores) -> Result<Vec<Head>, JobError> {
     let heads = stores.records.heads(stores.network, None, MAX_WANT_HEADS)?;
     Ok(heads.into_iter().map(|h| Head { author: h.author, epoch: h.epoch, seq: h.seq, id: h.id }).collect())
