@@ -142,7 +142,7 @@ config! {
         /// the group's address, as in "[ff15::4d48%2]:4490". Without it, the system chooses.
         interface: Option<IpAddr>, example r#""192.0.2.7""#;
         /// Nodes whose carousel is believed, beside the network's root and all to whom it gave a role.
-        trust: Vec<String>, check node_ids, example r#"["4f0c..."]"#;
+        trust: Vec<String>, check node_ids, example r#"["4f0c9d2e6b1a73c85e40f7d93b62a18c4f0c9d2e6b1a73c85e40f7d93b62a18c"]"#;
         /// Memory for what is collected and not yet whole, in bytes. A sender needs 48 MiB of it; decoding takes up to
         /// 80 MiB on top for a moment.
         memory_bytes: u64 = 96 << 20, check between(24 << 20, 1 << 40);
