@@ -11,8 +11,9 @@ use std::{
 };
 
 use axum::{
+    body::HttpBody,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, Method, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -50,6 +51,17 @@ impl GuardPolicy {
             None => host.host == "localhost",
         }
     }
+}
+
+/// Says that the connection ends where a request is refused that has a body: what of the body wasn't read by then ends
+/// it, and a client that keeps it for its next request would lose that one.
+pub async fn announce_close(request: Request, next: Next) -> Response {
+    let ends = request.version() <= Version::HTTP_11 && !request.body().is_end_stream();
+    let mut response = next.run(request).await;
+    if ends && response.status().is_client_error() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// `host[:port]`, lower case.

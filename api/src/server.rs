@@ -173,6 +173,7 @@ impl Gateway {
         Router::new()
             .fallback_service(routes)
             .layer(middleware::from_fn_with_state(policy, guard::enforce))
+            .layer(middleware::from_fn(guard::announce_close))
             .layer(middleware::from_fn_with_state(observer, observe::observe))
     }
 

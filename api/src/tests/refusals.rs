@@ -77,6 +77,7 @@ async fn every_refusal_is_a_problem() {
         assert!(!String::from_utf8_lossy(&answer.body).contains("secret"), "causes are private");
         assert_eq!(answer.header("www-authenticate").is_empty(), *status != 401);
         assert_eq!(answer.header("allow").is_empty(), *status != 405, "{uri}");
+        assert_eq!(answer.header("connection"), if body.is_empty() { "" } else { "close" }, "{uri}");
     }
     let changed = send(&router, operator_request("POST", "/change", "")).await;
     assert_eq!((changed.status, &changed.body[..]), (StatusCode::OK, &b"changed"[..]));
