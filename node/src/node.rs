@@ -156,6 +156,7 @@ impl Node {
             blobs: blobs.clone(),
             interest: interest_of(&net, home.network()),
             issuer_quota_bytes: config.storage.effective_bundle_quota_bytes(),
+            news: news_of(&net),
         };
         let satellite = Arc::new(Satellite::start(stores.clone(), &config.links.satellite)?);
         routes.push(http::routes(Operations {
@@ -231,6 +232,11 @@ fn interest_of(net: &Net, network: NetworkId) -> Arc<dyn Fn() -> Interest + Send
         let followed = net.networks().into_iter().find(|followed| followed.network == network);
         followed.map(|followed| followed.interest).unwrap_or_default()
     })
+}
+
+fn news_of(net: &Net) -> Arc<dyn Fn() + Send + Sync> {
+    let net = net.clone();
+    Arc::new(move || net.tell_news())
 }
 
 type Elsewhere = Arc<dyn Fn(NetworkId) -> Option<Arc<dyn Publisher>> + Send + Sync>;

@@ -251,6 +251,9 @@ impl<'a> Import<'a> {
                 Outcome::Refused(_) => counts.refused += u64::from(first),
             }
         }
+        if round.new > 0 {
+            (self.stores.news)();
+        }
         Ok(())
     }
 

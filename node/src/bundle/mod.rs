@@ -65,6 +65,8 @@ pub(crate) struct Stores {
     pub(crate) interest: Arc<dyn Fn() -> Interest + Send + Sync>,
     /// Most bytes of blobs that one maker of bundles may bring in unasked.
     pub(crate) issuer_quota_bytes: u64,
+    /// Told when records have come in: peers can't have heard of them by gossip.
+    pub(crate) news: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Runs jobs on bundles, one at a time.

@@ -58,7 +58,8 @@ impl Node {
         let blobs = BlobStore::open(&dir.path().join("blobs"), options).unwrap();
         let network = SecretKey::from_seed(&[200; 32]).network();
         let (key, interest) = (SecretKey::from_seed(&[seed; 32]), Arc::new(|| Interest::Whole));
-        let stores = Stores { key, network, records, blobs, interest, issuer_quota_bytes: u64::MAX };
+        let stores =
+            Stores { key, network, records, blobs, interest, issuer_quota_bytes: u64::MAX, news: Arc::new(|| ()) };
         Self { stores, _dir: dir }
     }
 

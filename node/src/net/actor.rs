@@ -52,6 +52,8 @@ pub(super) enum Command {
     Publish(Topic, Vec<u8>, oneshot::Sender<Published>),
     /// The networks that this node follows have changed, or how much of them.
     Networks,
+    /// Records have come in that peers can't have heard of.
+    News,
     /// Announce a complete blob in the DHT.
     Provide(BlobHash),
     /// Take the announcement back.
@@ -112,6 +114,7 @@ pub(super) struct Actor {
     /// Greetings that wait for an answer, and the network that those of the first version name.
     greetings: HashMap<rr::OutboundRequestId, NetworkId>,
     haves_rate: Throttle<NodeId>,
+    has_news: bool,
     left: Option<oneshot::Sender<()>>,
 }
 
@@ -124,7 +127,8 @@ impl Actor {
     pub(super) fn new(shared: Arc<Shared>, swarm: Swarm<Behaviour>, channels: Channels) -> Self {
         let (topics, queries, greetings) = (BTreeSet::new(), HashMap::new(), HashMap::new());
         let haves_rate = Throttle::new(HAVES_RATE, MAX_ANNOUNCERS);
-        let mut actor = Self { shared, swarm, channels, topics, queries, greetings, haves_rate, left: None };
+        let mut actor =
+            Self { shared, swarm, channels, topics, queries, greetings, haves_rate, has_news: false, left: None };
         actor.update_topics();
         actor.update_addrs();
         actor
@@ -164,6 +168,9 @@ impl Actor {
         if self.left.is_none() {
             due.into_iter().for_each(|node| self.dial(node));
         }
+        if std::mem::take(&mut self.has_news) {
+            self.greet_everybody();
+        }
         for (node, score) in scores {
             if let Some(peer) = ids::peer_of(node) {
                 self.swarm.behaviour_mut().gossip.set_application_score(&peer, f64::from(score));
@@ -176,6 +183,7 @@ impl Actor {
             Command::Dial(node) => self.dial(node),
             Command::Publish(topic, data, reply) => drop(reply.send(self.publish(topic, data))),
             Command::Networks => self.on_networks(),
+            Command::News => self.has_news = true,
             Command::Provide(hash) => {
                 if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(kad_key(hash)) {
                     tracing::debug!(%hash, %error, "not announced in the DHT");
@@ -222,6 +230,11 @@ impl Actor {
 
     fn on_networks(&mut self) {
         self.update_topics();
+        self.greet_everybody();
+    }
+
+    /// Whoever is greeted compares its records with ours.
+    fn greet_everybody(&mut self) {
         let present: Vec<_> = {
             let book = self.shared.book();
             let linked = book.iter().filter(|(_, peer)| !peer.p2p_links.is_empty());

@@ -274,6 +274,12 @@ impl Net {
         Ok(())
     }
 
+    /// Records have come in by another way than peers: within a second all peers are told to look.
+    pub fn tell_news(&self) {
+        // When the queue is full, the next sync brings them.
+        let _ = self.0.shared.commands.try_send(Command::News);
+    }
+
     /// An invitation to this node: its id, home network and every address it can be reached at, loopback last.
     pub fn ticket(&self) -> Ticket {
         self.ticket_of(self.network())

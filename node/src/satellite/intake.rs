@@ -133,6 +133,9 @@ impl Intake {
                 Outcome::Refused(_) => taken.refused_records += 1,
             }
         }
+        if taken.new_records > 0 {
+            (self.stores.news)();
+        }
         Ok(())
     }
 

@@ -20,8 +20,6 @@ const GATEWAY: &str = "10.77.4.254";
 /// A node looks for a peer it lost at least every 30 s.
 const MET_AGAIN: Duration = Duration::from_secs(45);
 const SOON: Duration = Duration::from_secs(10);
-/// Nodes compare what they know every 30 s; what one took in from a stick spreads so.
-const COMPARED: Duration = Duration::from_secs(40);
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "shutdown",
@@ -61,7 +59,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         let stick = story.dir().join("stick");
         carry(&stick, &at_city, &nodes[4])?;
         story.say(format!("a stick was carried from the city to {}", village[4].name()));
-        story.within("the city's news is all over the village", COMPARED, || everywhere(&city_news))?;
+        story.within("the city's news is all over the village", SOON, || everywhere(&city_news))?;
         story.holds("the city knows nothing of the village's", lists(&at_city, &village_news).is_err())?;
 
         uplink.unplug(false)?;
