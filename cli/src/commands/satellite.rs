@@ -13,12 +13,21 @@ use crate::{
 
 pub(super) async fn run(output: Output, client: &Client, command: Satellite) -> Result<(), Failure> {
     match command {
-        Satellite::Status => output.result(&client.get("/api/v1/node/satellite").await?, pairs),
+        Satellite::Status => output.result(&client.get("/api/v1/node/satellite").await?, status),
         Satellite::Exchange { url, contents, max_bytes } => {
             let body = json!({ "url": url, "contents": contents, "max_bytes": max_bytes });
             let request = client.request(Method::POST, "/api/v1/node/satellite/exchange").json(&body);
             output.result(&events::follow(client, request).await?, exchanged)
         }
+    }
+}
+
+fn status(budget: &Value) -> String {
+    match budget["budget_bytes"].is_null() {
+        true => {
+            "nothing may go over an uplink; set links.satellite.budget_bytes to what it may carry in a month".into()
+        }
+        false => pairs(budget),
     }
 }
 
