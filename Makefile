@@ -48,7 +48,7 @@ fuzz-smoke: ## Run each fuzz target for some seconds
 	@scripts/fuzz.sh "$${FUZZ_S:-10}"
 
 soak: setup-test ## 1,000 simulated networks, kill -9 at 100 random moments; MHC_SEED=N repeats a run
-	MHC_SEEDS=1000 $(CARGO) test --release --locked -p mhc-testnet --test sim
+	MHC_SEEDS=1000 $(CARGO) test --release --locked -p mhc-testnet --test sim -- --nocapture
 	MHC_SOAK=1 $(CARGO) test --locked -p mhc-cli --test e2e -- --test-threads=1 kill9
 
 testnet: setup-test ## Real nodes over long wires, NATs and Yggdrasil, in network namespaces; needs root; ONLY=lan runs one

@@ -82,6 +82,10 @@ fn after_an_hour_of_trouble_all_nodes_have_one_index_within_thirty_seconds() {
             if !seeds.contains(&seed) {
                 return failures;
             }
+            let done = seed - first;
+            if done > 0 && done.is_multiple_of(100) {
+                eprintln!("{done} of {} networks tried, {} failures here", seeds.end - first, failures.len());
+            }
             failures.extend(check(seed).err().map(|why| format!("MHC_SEED={seed}: {why}")));
         }
     };
