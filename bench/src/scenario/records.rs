@@ -24,8 +24,8 @@ const AT: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 /// As many as a page of sync.
 const PAGE: usize = 256;
 const NOTE: &str = "100,000 manifests of 100 authors, some 600 bytes each with four rows in the index, on the disk. \
-    Taking in: in pages of 256, each checked and durable before the next. Rebuilding: beside the old index, in steps of \
-    1,024 between which writes would go on. Checking: decoding and the signature alone, on one core.";
+    Taking in: in pages of 256, each checked and durable before the next. Rebuilding: beside the old index, in steps \
+    between which writes would go on. Checking: decoding and the signature alone, on one core.";
 
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Table>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -20,7 +20,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use mhc_config::Satellite as Settings;
 use mhc_protocol::NodeId;
 use tokio::sync::Semaphore;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     exchange::UplinkOptions,
@@ -50,8 +50,9 @@ pub(crate) struct Satellite {
     answer_anyone: bool,
     /// Exchanges that are answered at a time.
     answering: Arc<Semaphore>,
+    /// The receiver and the answers under way.
     tasks: TaskTracker,
-    receiver: std::sync::Mutex<Option<AbortOnDropHandle<()>>>,
+    stop: CancellationToken,
 }
 
 /// Why a node doesn't receive.
@@ -77,16 +78,12 @@ impl Satellite {
         let trust: Vec<NodeId> = settings.trust.iter().filter_map(|id| id.parse().ok()).collect();
         let memory_bytes = usize::try_from(settings.memory_bytes).unwrap_or(usize::MAX);
         let shown = Shown::default();
-        let receiver = match settings.listen {
-            None => None,
-            Some(listen) => {
-                let options =
-                    ListenOptions { listen, interface: settings.interface, trust: trust.clone(), memory_bytes };
-                let socket = receive::listen(&options).map_err(|source| ListenError { listen, source })?;
-                let run = receive::run(socket, options, intake.clone(), Arc::clone(&shown));
-                Some(AbortOnDropHandle::new(tokio::spawn(run)))
-            }
-        };
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        if let Some(listen) = settings.listen {
+            let options = ListenOptions { listen, interface: settings.interface, trust: trust.clone(), memory_bytes };
+            let socket = receive::listen(&options).map_err(|source| ListenError { listen, source })?;
+            tasks.spawn(receive::run(socket, options, intake.clone(), Arc::clone(&shown), stop.clone()));
+        }
         let [sending, importing, exchanging] = [(); 3].map(|()| Jobs::new(stores.clone()));
         Ok(Self {
             intake,
@@ -99,8 +96,8 @@ impl Satellite {
             uplink,
             answer_anyone,
             answering: Arc::new(Semaphore::new(MAX_ANSWERS)),
-            tasks: TaskTracker::new(),
-            receiver: std::sync::Mutex::new(receiver),
+            tasks,
+            stop,
         })
     }
 
@@ -114,16 +111,16 @@ impl Satellite {
         self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// Tells jobs to end.
+    /// Tells the receiver and jobs to end.
     pub(crate) fn stop(&self) {
         self.sending.stop();
         self.importing.stop();
         self.exchanging.stop();
+        self.stop.cancel();
         self.tasks.close();
-        drop(self.receiver.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
     }
 
-    /// Waits for them.
+    /// Waits for them, and for what was being stored.
     pub(crate) async fn shutdown(&self) {
         self.stop();
         self.sending.shutdown().await;
@@ -131,5 +128,12 @@ impl Satellite {
         self.exchanging.shutdown().await;
         // The gateway has drained; what is left of answers has nobody to read it.
         self.tasks.wait().await;
+    }
+}
+
+impl Drop for Satellite {
+    /// For a node that fails to start: nobody stops it then.
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }

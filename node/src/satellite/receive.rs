@@ -23,6 +23,7 @@ use mhc_storage::{kv::KeyRange, record::Private};
 use serde::Serialize;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{net::UdpSocket, runtime::Handle, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::intake::{Intake, Taken};
 use crate::{
@@ -273,8 +274,14 @@ enum Done {
     Stored([u8; 32], Result<Taken, JobError>),
 }
 
-/// Receives until it is dropped.
-pub(crate) async fn run(socket: UdpSocket, options: ListenOptions, intake: Intake, shown: Shown) {
+/// Receives until `stop`; what is being stored by then is stored.
+pub(crate) async fn run(
+    socket: UdpSocket,
+    options: ListenOptions,
+    intake: Intake,
+    shown: Shown,
+    stop: CancellationToken,
+) {
     let address = socket.local_addr().ok();
     let mut core = Core::new(intake.clone(), options.trust, options.memory_bytes);
     let mut busy: JoinSet<Done> = JoinSet::new();
@@ -283,6 +290,7 @@ pub(crate) async fn run(socket: UdpSocket, options: ListenOptions, intake: Intak
     *lock(&shown) = core.shown(address);
     loop {
         tokio::select! {
+            () = stop.cancelled() => break,
             received = socket.recv_from(&mut buffer) => match received {
                 Ok((length, _)) => {
                     let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -313,6 +321,7 @@ pub(crate) async fn run(socket: UdpSocket, options: ListenOptions, intake: Intak
             busy.spawn_blocking(move || Done::Decoded(job.run()));
         }
     }
+    while busy.join_next().await.is_some() {}
 }
 
 fn lock(shown: &Shown) -> MutexGuard<'_, Received> {
