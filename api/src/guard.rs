@@ -161,7 +161,9 @@ fn own_origin(scheme: Scheme, host: &HostPort, from: &Provenance<'_>) -> bool {
     let same_site = |site| matches!(site, "same-origin" | "none");
     match from.origins[..] {
         [] => from.fetch_site.is_none_or(same_site),
-        [origin] => origin_host(scheme, origin).is_some_and(|origin| origin == *host) && from.fetch_site.is_none_or(same_site),
+        [origin] => {
+            origin_host(scheme, origin).is_some_and(|origin| origin == *host) && from.fetch_site.is_none_or(same_site)
+        }
         _ => false,
     }
 }
@@ -206,7 +208,11 @@ mod tests {
 
     fn verdict(bound: &str, public: Option<&str>, method: &str, from: Provenance<'_>) -> Result<(), Refusal> {
         decide(
-            &GuardPolicy::new(Scheme::Http, bound.parse().unwrap(), &public.map(str::to_owned).into_iter().collect::<Vec<_>>()),
+            &GuardPolicy::new(
+                Scheme::Http,
+                bound.parse().unwrap(),
+                &public.map(str::to_owned).into_iter().collect::<Vec<_>>(),
+            ),
             &method.parse().unwrap(),
             &from,
         )

@@ -29,8 +29,8 @@ pub mod upload;
 pub use auth::{Operator, OperatorToken, SetupCodes};
 pub use error::{ApiError, Code, Problem};
 pub use extract::{Json, Path, Query};
-pub use metrics::Registry;
 pub use guard::Scheme;
+pub use metrics::Registry;
 pub use serve::{Connections, Place};
 pub use server::{BindError, BoundGateway, Gateway, GatewayOptions, Limits, Site};
 

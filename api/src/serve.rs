@@ -1,6 +1,12 @@
 //! Connections: accepted, bounded, served, drained.
 
-use std::{future::poll_fn, io, net::SocketAddr, sync::{Arc, atomic::AtomicI64}, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::ConnectInfo, http::Request, response::Response};
 use hyper::{body::Incoming, server::conn::http1};
@@ -110,7 +116,9 @@ impl Connections {
     async fn next(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Place) {
         let mut pause = Duration::from_millis(50);
         loop {
-            let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else { return std::future::pending().await };
+            let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else {
+                return std::future::pending().await;
+            };
             match listener.accept().await {
                 Ok((stream, peer)) => return (stream, peer, self.taken(permit)),
                 Err(error) if is_the_clients(&error) => {}
@@ -169,7 +177,11 @@ pub async fn http1<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 /// What the gateway answers to a request of `peer`.
-pub async fn answer(router: Router, peer: SocketAddr, mut request: Request<Body>) -> Result<Response, std::convert::Infallible> {
+pub async fn answer(
+    router: Router,
+    peer: SocketAddr,
+    mut request: Request<Body>,
+) -> Result<Response, std::convert::Infallible> {
     request.extensions_mut().insert(ConnectInfo(peer));
     router.oneshot(request).await
 }

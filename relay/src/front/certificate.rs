@@ -139,7 +139,9 @@ fn explain(error: pem::Error) -> String {
     match error {
         pem::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => "no such file".into(),
         pem::Error::Io(error) => error.to_string(),
-        pem::Error::NoItemsFound => "nothing of the kind is in it; it has to be PEM, as certbot and others write".into(),
+        pem::Error::NoItemsFound => {
+            "nothing of the kind is in it; it has to be PEM, as certbot and others write".into()
+        }
         other => format!("not PEM: {other}"),
     }
 }

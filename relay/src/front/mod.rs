@@ -22,8 +22,8 @@ use mhc_api::{Limits, Scheme, Site};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use certificate::CertificateError;
 use certificate::Certificate;
+pub use certificate::CertificateError;
 
 /// Most connections at a time, over TCP and QUIC together.
 const MAX_CONNECTIONS: usize = 4096;

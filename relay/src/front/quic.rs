@@ -20,7 +20,10 @@ use h3::{
 };
 use http_body_util::BodyExt;
 use mhc_api::{Connections, Limits, serve};
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TransportConfig, VarInt,
+    crypto::rustls::QuicServerConfig,
+};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -106,11 +109,12 @@ async fn connection(incoming: Incoming, router: Router, limits: Limits, shutdown
         let connection = builder.build(QuicConnection::new(connection)).await;
         connection.map_err(|error| error.to_string())
     };
-    let mut connection: h3::server::Connection<QuicConnection, Bytes> = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(error, "no HTTP/3 with a client"),
-        Err(_) => return,
-    };
+    let mut connection: h3::server::Connection<QuicConnection, Bytes> =
+        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return tracing::debug!(error, "no HTTP/3 with a client"),
+            Err(_) => return,
+        };
     let mut requests = JoinSet::new();
     let mut stopping = false;
     loop {

@@ -29,11 +29,7 @@ fn certify(dir: &Path) {
 }
 
 fn options(dir: &Path) -> FrontOptions {
-    FrontOptions {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        certificate: dir.join("cert.pem"),
-        key: dir.join("key.pem"),
-    }
+    FrontOptions { listen: "127.0.0.1:0".parse().unwrap(), certificate: dir.join("cert.pem"), key: dir.join("key.pem") }
 }
 
 struct Running {
@@ -133,7 +129,9 @@ async fn bytes_come_over_each_version_of_http() {
     let running = Running::start().await;
     let data: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
     let path = format!("/blobs/{}", running.source.add(data.clone()));
-    for (protocols, version) in [(&[b"h2" as &[u8]], axum::http::Version::HTTP_2), (&[b"http/1.1"], axum::http::Version::HTTP_11)] {
+    for (protocols, version) in
+        [(&[b"h2" as &[u8]], axum::http::Version::HTTP_2), (&[b"http/1.1"], axum::http::Version::HTTP_11)]
+    {
         let reply = running.client(protocols).get(running.url(&path)).header("range", "bytes=7-2000006").send();
         let reply = reply.await.unwrap();
         assert_eq!((reply.status().as_u16(), reply.version()), (206, version));
@@ -265,7 +263,9 @@ async fn an_address_in_use_is_said() {
         store,
     );
     let options = FrontOptions { listen: running.address, ..options(dir.path()) };
-    let Err(error) = Front::bind(options, Gateway::new(gateway, vec![]).site()).await else { panic!("two on one port") };
+    let Err(error) = Front::bind(options, Gateway::new(gateway, vec![]).site()).await else {
+        panic!("two on one port")
+    };
     assert!(matches!(error, FrontError::Listen { .. }));
     assert!(error.to_string().ends_with("choose another address with gateway.https"), "{error}");
 }
