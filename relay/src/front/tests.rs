@@ -154,7 +154,7 @@ async fn http3_takes_bodies_and_refuses_what_the_gateway_refuses() {
 
     let upload = made("POST", running.url("/blobs")).header("authorization", "Bearer token").body(()).unwrap();
     let (status, _, body) = ask(&mut requests, upload, b"some bytes").await;
-    assert_eq!(status.as_u16(), 201, "{:?}", body.map(|body| String::from_utf8(body)));
+    assert_eq!(status.as_u16(), 201, "{:?}", body.map(String::from_utf8));
 
     let table: [(axum::http::Request<()>, u16); 5] = [
         (made("POST", running.url("/blobs")).body(()).unwrap(), 401),
