@@ -146,7 +146,7 @@ fn the_desk_decides() {
     let cancel = refer(Kind::Cancel, &update, 1);
     let other = sign(2, draft());
     // What comes in, who may, when (minutes after now), and what becomes of it.
-    let story: Vec<(&str, &Alert, bool, u64, Result<(), Dropped>)> = vec![
+    let story = [
         ("from nobody", &first, false, 0, Err(Dropped::NotIssuer)),
         ("news", &first, true, 0, Ok(())),
         ("once more", &first, true, 0, Err(Dropped::Duplicate)),

@@ -33,9 +33,10 @@ pub enum Topic {
 impl Topic {
     /// The topic with this name, if it is one.
     pub fn parse(name: &str) -> Option<Self> {
-        const KINDS: [(&str, fn(NetworkId) -> Topic); 3] =
-            [(RECORDS_PREFIX, Topic::Records), (HAVES_PREFIX, Topic::Haves), (ALERTS_PREFIX, Topic::Alerts)];
-        let topic = KINDS.iter().find_map(|(prefix, topic)| Some(topic(name.strip_prefix(prefix)?.parse().ok()?)))?;
+        let id = |prefix| name.strip_prefix(prefix)?.parse().ok();
+        let records = id(RECORDS_PREFIX).map(Self::Records);
+        let topic = records.or_else(|| id(HAVES_PREFIX).map(Self::Haves));
+        let topic = topic.or_else(|| id(ALERTS_PREFIX).map(Self::Alerts))?;
         // One name for each.
         (topic.to_string() == name).then_some(topic)
     }
