@@ -31,6 +31,7 @@ use crate::{
     doctor::Check,
     fetch::{Fetcher, Progress},
     forget,
+    mode::ShutdownMode,
     net::{Net, NetError, PeerInfo},
     pins::Pins,
     satellite::Satellite,
@@ -43,6 +44,7 @@ pub(crate) struct Operations {
     pub(crate) fetcher: Fetcher,
     pub(crate) pins: Pins,
     pub(crate) satellite: Arc<Satellite>,
+    pub(crate) mode: ShutdownMode,
     /// Where the gateway listens, once it does.
     pub(crate) http: Arc<OnceLock<SocketAddr>>,
     pub(crate) started: Instant,
@@ -82,7 +84,7 @@ struct NodeStatus {
     peers: usize,
     records: u64,
     blobs: BlobCount,
-    /// `normal`, or `read_only` when the disk is full or failing.
+    /// `normal`, `shutdown` when it goes on by itself, or `read_only` when the disk is full or failing.
     mode: &'static str,
     /// Why it is read-only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +114,11 @@ async fn status(State(ops): Shared) -> Result<Json<NodeStatus>, ApiError> {
         peers: ops.net.connected_count(),
         records: ops.context.records.count().map_err(ApiError::internal)?,
         blobs: BlobCount { count: usage.blobs, bytes: usage.owned_bytes + usage.referenced_bytes },
-        mode: if reason.is_some() { "read_only" } else { "normal" },
+        mode: match (reason.is_some(), ops.mode.mode()) {
+            (true, _) => "read_only",
+            (false, Mode::Shutdown) => "shutdown",
+            (false, Mode::Normal) => "normal",
+        },
         reason,
     }))
 }

@@ -1,5 +1,6 @@
 //! The scenarios, a file each. docs/testnet.md says how to write one.
 
+mod alert;
 mod edge;
 mod geo;
 mod lan;
@@ -32,6 +33,7 @@ pub const ALL: &[Scenario] = &[
     shutdown::SCENARIO,
     line::SCENARIO,
     edge::SCENARIO,
+    alert::SCENARIO,
 ];
 
 /// Those of a name: one scenario, all whose names begin with `name-`, or `all`. The error names what there is.
