@@ -198,7 +198,7 @@ async fn links(State(ops): Shared) -> Json<Vec<Link>> {
         let rtt_ms = paths.iter().filter_map(|link| link.rtt_ms).min();
         Link { class, state, why, paths: paths.len(), rtt_ms, budget_left_bytes: None }
     };
-    let mut links = Vec::from([LinkClass::Lan, LinkClass::Direct, LinkClass::Yggdrasil].map(link));
+    let mut links = Vec::from([LinkClass::Lan, LinkClass::Direct, LinkClass::Yggdrasil, LinkClass::Relay].map(link));
     links.extend(ops.satellite.budget_left_bytes().map(satellite_link));
     Json(links)
 }

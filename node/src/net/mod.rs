@@ -9,6 +9,7 @@
 //! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
 //! | `endpoint` | iroh: who may connect, the pool of connections |
 //! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
+//! | `relays` | this node's own relay, and those that it uses |
 //! | `networks` | which networks are followed, and how much of each |
 //! | `sync` | pulls missed records, answers `/mhc/sync/2` |
 //! | `book`, `cache`, `peers` | what is known of peers, what is kept of it, how it is shown |
@@ -30,6 +31,7 @@ mod metrics;
 mod networks;
 mod peers;
 mod provider;
+mod relays;
 mod shared;
 mod swarm;
 mod sync;
@@ -53,6 +55,7 @@ use mhc_protocol::{
     ticket::{MAX_TICKET_ADDRS, Ticket},
     wire::{Follows, MAX_NAME_BYTES, MAX_VERSION_BYTES},
 };
+use mhc_relay::RelayServer;
 use mhc_storage::{
     blob::BlobStore,
     record::{Records, RecordsError},
@@ -64,13 +67,15 @@ use self::{
     actor::{Actor, Channels, Command},
     book::Fault,
     networks::{Followed, Networks},
+    relays::Relays,
     shared::{Parts, Shared},
 };
 pub use self::{
     book::CUT_OFF_SCORE,
     error::NetError,
     metrics::{Kinds, Metrics, Outcomes, Stacks},
-    peers::{LinkInfo, Membership, PeerInfo},
+    peers::{LinkAddr, LinkInfo, Membership, PeerInfo},
+    relays::RelaySettings,
 };
 use crate::fetch::{ConnectError, Misbehaviour, Peers};
 
@@ -83,8 +88,8 @@ const DHT_WAIT: Duration = Duration::from_secs(3);
 const DHT_WAIT_WITH_PEERS: Duration = Duration::from_secs(1);
 /// Most providers named for one blob.
 const MAX_CANDIDATES: usize = 32;
-/// Shutdown in phases: answers under way may end, peers are told, tasks are dropped, sockets close. Together
-/// under 5 s.
+/// Shutdown in phases: answers under way may end, peers are told, tasks are dropped, sockets close, the relay ends.
+/// Together under 6 s.
 const DRAIN: Duration = Duration::from_secs(1);
 const LEAVE: Duration = Duration::from_millis(500);
 const STOP: Duration = Duration::from_secs(1);
@@ -111,6 +116,8 @@ pub struct NetOptions {
     pub version: String,
     /// Most bytes of blobs a second that are sent to peers; none for no limit.
     pub upload_bytes_per_s: Option<u64>,
+    /// This node relays for others, too.
+    pub relay: Option<RelaySettings>,
 }
 
 /// A network that this node follows.
@@ -136,6 +143,8 @@ struct Inner {
     shared: Arc<Shared>,
     /// Cancelled first when the node stops: no new connections, no new work.
     accepting: CancellationToken,
+    /// This node's own relay.
+    relay: tokio::sync::Mutex<Option<RelayServer>>,
 }
 
 impl Drop for Inner {
@@ -151,7 +160,8 @@ impl Net {
         // Both stacks bring rustls; without a choice made before, the first to need one would make it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let swarm = swarm::start(&options).await?;
-        let endpoint = endpoint::bind(&options).await?;
+        let relays = Relays::default();
+        let endpoint = endpoint::bind(&options, &relays).await?;
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (sync_pokes, poke_queue) = mpsc::channel(SYNC_POKES);
         let networks = Networks::load(options.network, options.key.author(), records.clone())
@@ -167,6 +177,7 @@ impl Net {
             records,
             blobs,
             endpoint,
+            relays,
             commands,
             sync_pokes,
             upload_bytes_per_s: options.upload_bytes_per_s,
@@ -180,7 +191,11 @@ impl Net {
         let channels = Channels { commands: command_queue, arrivals, verdicts: verdict_queue };
         let actor = Actor::new(Arc::clone(&shared), swarm, channels);
         let accepting = shared.tasks.cancel.child_token();
-        let net = Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting }));
+        let relay = match options.relay {
+            Some(settings) => Some(relays::serve(&shared, settings).await?),
+            None => None,
+        };
+        let net = Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting, relay: relay.into() }));
         shared.tasks.spawn(actor.run());
         shared.tasks.spawn(gossip::ingest(Arc::clone(&shared), arrival_queue, verdicts));
         net.spawn_until_stopping(gossip::outbox(Arc::clone(&shared)));
@@ -188,6 +203,8 @@ impl Net {
         net.spawn_until_stopping(cache::keep(Arc::clone(&shared)));
         net.spawn_until_stopping(sync::drive(Arc::clone(&shared), poke_queue));
         net.spawn_until_stopping(endpoint::accept(Arc::clone(&shared)));
+        net.spawn_until_stopping(relays::keep(Arc::clone(&shared)));
+        net.spawn_until_stopping(relays::look_for_ways(Arc::clone(&shared)));
         Ok(net)
     }
 
@@ -266,6 +283,7 @@ impl Net {
         shared.commands.send(Command::Networks).await.map_err(|_| NetError::Stopped)?;
         shared.outbox_poke.notify_one();
         shared.haves_poke.notify_one();
+        shared.relays.poke.notify_one();
         for Follows { network, .. } in followed {
             for node in shared.book().members_of(network) {
                 let _ = shared.sync_pokes.try_send((node, network));
@@ -292,7 +310,7 @@ impl Net {
             addrs
         };
         let (p2p, iroh) = (limit(self.p2p_addrs()), limit(self.iroh_addrs()));
-        Ticket { node: self.node(), network, p2p, iroh }
+        Ticket { node: self.node(), network, p2p, iroh, relays: relays::told(&self.0.shared) }
     }
 
     /// Remembers the peer durably and dials it, again and again until it is there.
@@ -310,8 +328,10 @@ impl Net {
         {
             let mut book = shared.book();
             book.learn_addrs(ticket.node, &ticket.p2p, &ticket.iroh);
+            book.learn_relays(ticket.node, &ticket.relays);
             book.want(ticket.node);
         }
+        shared.relays.poke.notify_one();
         cache::save(shared).await.map_err(|error| NetError::Internal(error.to_string()))?;
         shared.commands.send(Command::Dial(ticket.node)).await.map_err(|_| NetError::Stopped)
     }
@@ -346,7 +366,7 @@ impl Net {
         Arc::clone(&self.0.shared.metrics)
     }
 
-    /// Stops in phases within 5 s: takes nothing new, lets answers under way end, tells the peers, drops every
+    /// Stops in phases within 6 s: takes nothing new, lets answers under way end, tells the peers, drops every
     /// task, closes the sockets.
     pub async fn shutdown(&self) {
         let shared = &self.0.shared;
@@ -371,6 +391,9 @@ impl Net {
             tracing::warn!(tasks = shared.tasks.tracker.len(), "tasks are slow to stop");
         }
         let _ = tokio::time::timeout(CLOSE, shared.endpoint.close()).await;
+        if let Some(relay) = self.0.relay.lock().await.take() {
+            let _ = tokio::time::timeout(STOP, relay.shutdown()).await;
+        }
     }
 
     /// Who says to have the blob, then the members of our networks, who may without having said so.

@@ -24,6 +24,7 @@ use super::{
     metrics::{Kinds, Metrics},
     networks::Networks,
     provider::Provider,
+    relays::{self, Relays},
 };
 
 /// Close code of connections to peers that are cut off.
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) relays: Relays,
     pub(super) pool: Pool,
     pub(super) provider: Provider,
     pub(super) sync_server: super::sync::Server,
@@ -98,6 +100,7 @@ pub(super) struct Parts {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) relays: Relays,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) sync_pokes: mpsc::Sender<(NodeId, NetworkId)>,
     pub(super) upload_bytes_per_s: Option<u64>,
@@ -106,7 +109,7 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { node, networks, run, name, version, records, blobs, .. } = parts;
-        let Parts { endpoint, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
+        let Parts { endpoint, relays, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
         Self {
             book: Mutex::new(Book::new(node, networks.told().iter().map(|follows| follows.network).collect())),
             node,
@@ -117,6 +120,7 @@ impl Shared {
             records,
             blobs,
             endpoint,
+            relays,
             pool: Pool::default(),
             provider: Provider::new(upload_bytes_per_s),
             sync_server: super::sync::Server::default(),
@@ -176,6 +180,7 @@ impl Shared {
             run: Some(self.run),
             iroh: limit(self.iroh_addrs()),
             p2p: limit(self.p2p_addrs()),
+            relays: relays::told(self),
             name: self.name.clone(),
             version: self.version.clone(),
         }

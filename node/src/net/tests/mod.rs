@@ -4,6 +4,7 @@ mod exchange;
 mod hostile;
 mod networks;
 mod provider;
+mod relays;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -42,6 +43,7 @@ fn options(seed: u8) -> NetOptions {
         name: format!("node {seed}"),
         version: "0.1.0".into(),
         upload_bytes_per_s: None,
+        relay: None,
     }
 }
 
