@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mhc_protocol::{BlobHash, link::LinkClass, ticket::Ticket};
-use serde_json::Value;
 
 use super::{Published, connected, lists, publish_film};
 use crate::{
@@ -52,6 +51,8 @@ const FOUND: Duration = Duration::from_secs(10);
 /// A way that opens is tried for again within this time.
 const NOTICED: Duration = Duration::from_secs(40);
 const PLAYED: Duration = Duration::from_secs(5);
+/// A little more than the film needs, so that it comes while it plays.
+const UPLINK_BYTES_PER_S: u64 = 200_000;
 
 /// The hosts, each behind its router but the public one.
 struct Hosts {
@@ -71,7 +72,7 @@ struct Nodes {
 
 fn tell(story: &mut Story, kind: NatKind) -> Result<Stage> {
     let hosts = hosts(story, kind)?;
-    let nodes = nodes(story, &hosts)?;
+    let nodes = nodes(story, &hosts, None)?;
     let way = if kind == NatKind::Symmetric { LinkClass::Relay } else { LinkClass::Direct };
     let player = play(story, &hosts, &nodes, way)?;
     player.hurry();
@@ -86,18 +87,21 @@ fn upgrade(story: &mut Story) -> Result<Stage> {
     nat::bar(router_a.netns(), WAN_OF_B)?;
     nat::bar(router_b.netns(), WAN_OF_A)?;
     story.say("the routers pass nothing on between A and B");
-    let nodes = nodes(story, &hosts)?;
+    let nodes = nodes(story, &hosts, Some(UPLINK_BYTES_PER_S))?;
     let player = play(story, &hosts, &nodes, LinkClass::Relay)?;
     story.pass(PLAYED)?;
     story.check("still through the relay", carried(&nodes.b, &nodes.a, LinkClass::Relay))?;
     [router_a, router_b].into_iter().try_for_each(|router| nat::unbar(router.netns()))?;
-    let before = player.progress();
-    story.say(format!("the way is open; {} bytes played", before.bytes));
+    story.say(format!("the way is open; {} bytes played", player.progress().bytes));
     story.within("directly", NOTICED, || carried(&nodes.b, &nodes.a, LinkClass::Direct))?;
-    let progress = player.progress();
-    story.holds("in mid-film", progress.bytes < nodes.published.film.bytes)?;
+    let relayed = relayed_bytes(&hosts.public, &nodes.public)?;
+    let left = nodes.published.film.bytes.saturating_sub(local_bytes(&nodes.b, &nodes.published)?);
+    story.measured("bytes still to come", left, "B");
+    story.holds("in mid-film", left > nodes.published.film.bytes / 8)?;
     player.hurry();
     to_the_end(story, &hosts, &nodes, &player)?;
+    let relayed = relayed_bytes(&hosts.public, &nodes.public)? - relayed;
+    story.holds("the rest went past the relay", relayed < left / 4)?;
     let progress = player.progress();
     story.holds("the player noticed nothing", progress.requests == 1 && progress.broken.is_empty())?;
     Ok(Box::new(nodes))
@@ -126,10 +130,12 @@ fn hosts(story: &mut Story, kind: NatKind) -> Result<Hosts> {
     Ok(Hosts { public, a, b, routers })
 }
 
-fn nodes(story: &mut Story, hosts: &Hosts) -> Result<Nodes> {
+/// Starts them. A sends at most so many bytes a second.
+fn nodes(story: &mut Story, hosts: &Hosts, uplink_bytes_per_s: Option<u64>) -> Result<Nodes> {
     let public = story.node(&hosts.public, |options| options.env("MHC_ROLES", "relay"))?;
     let invitation = public.ticket()?;
-    let a = story.node(&hosts.a, |options| options.peer(&invitation))?;
+    let uplink = uplink_bytes_per_s.map(|rate| rate.to_string()).unwrap_or_default();
+    let a = story.node(&hosts.a, |options| options.peer(&invitation).env("MHC_P2P__UPLOAD_BYTES_PER_S", &uplink))?;
     let b = story.node(&hosts.b, |options| options.peer(&invitation))?;
     story.within("both are connected to the public node", FOUND, || connected(&public, &[&a, &b]))?;
     story.within("both can be reached through its relay", FOUND, || {
@@ -184,14 +190,19 @@ fn carried(node: &Node, other: &Node, way: LinkClass) -> Result<()> {
 }
 
 fn holds_nothing(node: &Node, published: &Published) -> Result<()> {
-    let shown = node.json(&["show", &published.content])?;
-    ensure!(shown["local"]["bytes"] == 0, "{}", shown["local"]);
+    let bytes = local_bytes(node, published)?;
+    ensure!(bytes == 0, "{bytes} bytes");
     Ok(())
 }
 
-fn relayed_bytes(host: &Host, node: &Node) -> Result<Value> {
+fn local_bytes(node: &Node, published: &Published) -> Result<u64> {
+    let shown = node.json(&["show", &published.content])?;
+    shown["local"]["bytes"].as_u64().with_context(|| format!("local: {}", shown["local"]))
+}
+
+fn relayed_bytes(host: &Host, node: &Node) -> Result<u64> {
     let http = node.http()?;
     let metrics = host.netns().enter(|| http.get("/metrics"))?.text();
     let bytes = metrics.lines().find_map(|line| line.strip_prefix("mhc_relay_bytes_total ")).context("not counted")?;
-    Ok(bytes.parse::<u64>()?.into())
+    Ok(bytes.parse()?)
 }
