@@ -89,13 +89,9 @@ mod tests {
         };
         let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
         let other = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-        let pem = |label: &str, der: &[u8]| {
-            let text = data_encoding::BASE64.encode(der);
-            format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
-        };
-        let good = file("good.pem", &pem("CERTIFICATE", made.cert.der()));
-        let key = file("key.pem", &pem("PRIVATE KEY", &made.signing_key.serialize_der()));
-        let foreign = file("foreign.pem", &pem("PRIVATE KEY", &other.signing_key.serialize_der()));
+        let good = file("good.pem", &made.cert.pem());
+        let key = file("key.pem", &made.signing_key.serialize_pem());
+        let foreign = file("foreign.pem", &other.signing_key.serialize_pem());
         let junk = file("junk.pem", "not a certificate");
         let cases = [
             (&good, &key, ""),

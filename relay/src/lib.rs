@@ -2,6 +2,7 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | [`front`] | the public front: HTTPS over TCP and QUIC |
 //! | `server` | iroh's relay server in this process |
 //! | `door` | who is let in |
 //! | `certificate` | what it shows of itself |
@@ -12,6 +13,7 @@
 
 mod certificate;
 mod door;
+pub mod front;
 mod metrics;
 mod server;
 mod trust;

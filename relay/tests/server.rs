@@ -189,13 +189,13 @@ async fn a_node_has_only_so_many_places_and_gives_them_back() {
 async fn with_a_certificate_it_speaks_https_and_is_checked() {
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    let pem = |name: &str, label: &str, der: &[u8]| {
-        let (path, text) = (dir.path().join(name), data_encoding::BASE64.encode(der));
-        std::fs::write(&path, format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")).unwrap();
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
         path
     };
-    let certificate = pem("relay.pem", "CERTIFICATE", made.cert.der());
-    let key = pem("relay.key", "PRIVATE KEY", &made.signing_key.serialize_der());
+    let certificate = file("relay.pem", made.cert.pem());
+    let key = file("relay.key", made.signing_key.serialize_pem());
     let served = serve(Some(CertificateFiles { certificate, key })).await;
     assert!(served.server.is_https());
     let token = || Some(write_token([network(1)]));

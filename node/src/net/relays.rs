@@ -148,8 +148,8 @@ pub(super) fn told(shared: &Shared) -> Vec<Relay> {
     own(shared).into_iter().chain(used).filter(|relay| unique.insert(relay.url.clone())).take(MAX_RELAYS).collect()
 }
 
-/// Where to look for a peer beside its addresses: at the relays it named, else, unless it can be reached without, at
-/// all that this node uses.
+/// Where to look for a peer beside its addresses: at those of the relays it named that this node uses, else, unless it
+/// can be reached without, at all that this node uses. Others would be asked without a token, and that once for all.
 pub(super) fn towards(shared: &Shared, node: NodeId) -> Vec<iroh::RelayUrl> {
     let (named, is_here) = {
         let book = shared.book();
@@ -157,10 +157,12 @@ pub(super) fn towards(shared: &Shared, node: NodeId) -> Vec<iroh::RelayUrl> {
         let named: Vec<_> = peer.map(|peer| peer.relays.clone()).unwrap_or_default();
         (named, peer.is_some_and(|peer| !peer.p2p_links.is_empty()))
     };
-    let relays = match named.is_empty() && !is_here {
-        true => shared.relays.in_use(),
-        false => named,
-    };
+    let mut relays = shared.relays.in_use();
+    match relays.iter().any(|relay| named.contains(relay)) {
+        true => relays.retain(|relay| named.contains(relay)),
+        false if is_here => return vec![],
+        false => {}
+    }
     relays.iter().map(|relay| iroh_url(&relay.url)).collect()
 }
 
@@ -199,17 +201,19 @@ async fn update(shared: &Shared) {
     let token = write_token(shared.networks.told().into_iter().map(|follows| follows.network));
     relays.pins.set(&chosen);
     let wanted: BTreeMap<_, _> = chosen.into_iter().map(|relay| (relay.url, (relay.node, token.clone()))).collect();
-    let used = std::mem::replace(&mut *relays.used(), wanted.clone());
-    for url in used.keys().filter(|url| !wanted.contains_key(url)) {
-        tracing::info!(%url, "relay no longer used");
-        shared.endpoint.remove_relay(&iroh_url(url)).await;
-    }
+    let used = relays.used().clone();
     for (url, (node, token)) in &wanted {
         if used.get(url) != Some(&(*node, token.clone())) {
             tracing::info!(%url, %node, "relay used");
             let config = RelayConfig::new(iroh_url(url), Some(RelayQuicConfig::new(url.port())));
             shared.endpoint.insert_relay(iroh_url(url), Arc::new(config.with_auth_token(token))).await;
         }
+    }
+    // Only now: peers are looked for at relays that the endpoint has a token for.
+    relays.used().clone_from(&wanted);
+    for url in used.keys().filter(|url| !wanted.contains_key(url)) {
+        tracing::info!(%url, "relay no longer used");
+        shared.endpoint.remove_relay(&iroh_url(url)).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The scenarios, a file each. docs/testnet.md says how to write one.
 
+mod edge;
 mod geo;
 mod lan;
 mod line;
@@ -31,6 +32,7 @@ pub const ALL: &[Scenario] = &[
     nat::UPGRADE,
     shutdown::SCENARIO,
     line::SCENARIO,
+    edge::SCENARIO,
 ];
 
 /// Those of a name: one scenario, all whose names begin with `name-`, or `all`. The error names what there is.
