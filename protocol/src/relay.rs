@@ -173,10 +173,12 @@ mod tests {
         }
     }
 
+    type Read<'a> = Result<(&'a str, &'a str, u16), RelayUrlError>;
+
     #[test]
     fn addresses_of_relays_are_told_from_other_texts() {
         let long = format!("https://{}.example.org", "a".repeat(60).repeat(2));
-        let cases: [(&str, Result<(&str, &str, u16), RelayUrlError>); 14] = [
+        let cases: [(&str, Read<'_>); 14] = [
             ("https://relay.example.org", Ok(("https://relay.example.org/", "relay.example.org", 443))),
             ("https://relay.example.org:443/", Ok(("https://relay.example.org/", "relay.example.org", 443))),
             ("HTTP://Relay.Example.Org:4443", Ok(("http://relay.example.org:4443/", "relay.example.org", 4443))),

@@ -139,7 +139,7 @@ fn nodes(story: &mut Story, hosts: &Hosts, uplink_bytes_per_s: Option<u64>) -> R
     let b = story.node(&hosts.b, |options| options.peer(&invitation))?;
     story.within("both are connected to the public node", FOUND, || connected(&public, &[&a, &b]))?;
     story.within("both can be reached through its relay", FOUND, || {
-        [&a, &b].into_iter().try_for_each(|node| reached_through_relay(node))
+        [&a, &b].into_iter().try_for_each(reached_through_relay)
     })?;
     let published = publish_film(story, &hosts.a, &a)?;
     story.within("B lists what A published", FOUND, || lists(&b, &published.content))?;
