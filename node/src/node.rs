@@ -280,6 +280,7 @@ fn net_options(home: &Home, config: &Config) -> NetOptions {
         name: config.node.name.clone().unwrap_or_else(|| node.short()),
         version: env!("CARGO_PKG_VERSION").into(),
         upload_bytes_per_s: config.p2p.upload_bytes_per_s,
+        yggdrasil_admin: config.links.yggdrasil.admin.clone(),
     }
 }
 

@@ -38,6 +38,14 @@ const RANGES: &[&str] = &[
     "W/\"tag\", *",
 ];
 
+/// What daemons of 0.4 and of 0.5 say.
+const YGGDRASIL: &[&str] = &[
+    r#"{"status":"success","request":null,"response":{"build_version":"0.4.7","key":"ab","address":"200::7","subnet":"300::/64"}}"#,
+    r#"{"status":"success","request":null,"response":{"peers":[{"address":"200::8","key":"ab","port":1,"coords":[1],"remote":"tcp://192.0.2.1:9","bytes_recvd":1,"bytes_sent":2,"uptime":3.5}]}}"#,
+    r#"{"status":"success","response":{"peers":[{"remote":"tls://192.0.2.1:443","up":false,"inbound":true,"latency":1500000,"last_error":"refused"}]}}"#,
+    r#"{"status":"error","error":"Unknown action","response":null}"#,
+];
+
 fn key() -> SecretKey {
     SecretKey::from_seed(&[1; 32])
 }
@@ -215,6 +223,7 @@ fn main() -> Result<()> {
     write(dir, "bundle", bundles()?)?;
     write(dir, "satellite", satellite()?)?;
     write(dir, "ticket", tickets()?)?;
+    write(dir, "yggdrasil", YGGDRASIL.iter().map(|text| text.as_bytes().to_vec()).collect())?;
     let example = mhc_config::example();
     let set = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));
     write(dir, "config", vec![example.clone().into_bytes(), set.collect::<Vec<_>>().join("\n").into_bytes()])

@@ -19,6 +19,7 @@ use super::{
     NetError, NetOptions,
     actor::Command,
     ids,
+    links::{LadderSelector, Links},
     metrics::Stacks,
     provider,
     shared::{CLOSE_LIMIT, CLOSE_STOPPING, Shared, without},
@@ -38,6 +39,8 @@ const MAX_INCOMING: usize = 256;
 const INITIAL_WINDOW_BYTES: u64 = 32 * 1_200;
 /// With so many connections, newcomers must first prove their address.
 const RETRY_ABOVE: usize = MAX_INCOMING / 4;
+/// Room for datagrams, which are dropped unread.
+const DATAGRAM_BYTES: usize = 4 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// After a failure, callers are told so for as long without another attempt.
@@ -45,7 +48,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the endpoint: no relay, no look-up at anybody's servers, no port mapping.
-pub(super) async fn bind(options: &NetOptions) -> Result<Endpoint, NetError> {
+pub(super) async fn bind(options: &NetOptions, links: Arc<Links>) -> Result<Endpoint, NetError> {
     let port = free_port(&options.listen, options.iroh_port, "--p2p-port", Udp)?;
     // With 0, each family may have a port of its own: the sockets' own choice can't be taken by others.
     let port = if options.iroh_port == 0 { 0 } else { port };
@@ -54,6 +57,7 @@ pub(super) async fn bind(options: &NetOptions) -> Result<Endpoint, NetError> {
         .alpns(vec![BYTES_ALPN.to_vec(), SYNC_ALPN.to_vec()])
         .portmapper_config(PortmapperConfig::Disabled)
         .transport_config(transport())
+        .path_selector(Arc::new(LadderSelector(links)))
         .clear_ip_transports();
     for ip in &options.listen {
         let addr = SocketAddr::new(*ip, port);
@@ -82,6 +86,8 @@ fn transport() -> QuicTransportConfig {
         .congestion_controller_factory(Arc::new(congestion))
         // One answer after the other: side by side they would all end at once, and then nothing is under way.
         .send_fairness(false)
+        // Nobody sends any but questions whether a path works, whose answer is the transport's acknowledgement.
+        .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
         .build()
 }
 
@@ -155,6 +161,16 @@ impl Pool {
         Arc::clone(slots.entry((node, alpn)).or_default())
     }
 
+    /// Lets the peer be dialled at once, whatever came of it before.
+    pub(super) fn forgive(&self, node: NodeId) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, slot) in slots.iter().filter(|((other, _), _)| *other == node) {
+            if let Ok(mut slot) = slot.try_lock() {
+                slot.failed = None;
+            }
+        }
+    }
+
     /// Drops every connection.
     pub(super) fn clear(&self) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -200,7 +216,9 @@ fn may_connect(shared: &Shared, node: NodeId) -> Result<(), ConnectError> {
     }
 }
 
-async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
+/// A connection of its own to `node`, which isn't in the pool.
+pub(super) async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
+    may_connect(shared, node)?;
     let addrs = iroh_addrs(shared, node).await;
     let unreachable = |why: &str| ConnectError::Unreachable(why.into());
     if addrs.is_empty() {

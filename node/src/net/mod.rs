@@ -11,6 +11,7 @@
 //! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
 //! | `networks` | which networks are followed, and how much of each |
 //! | `sync` | pulls missed records, answers `/mhc/sync/2` |
+//! | `links` | which way bytes take to each peer: the shell of the ladder |
 //! | `book`, `cache`, `peers` | what is known of peers, what is kept of it, how it is shown |
 //!
 //! Records of a network are exchanged with peers that follow it, too: gossip topics and sync requests name the network.
@@ -26,6 +27,7 @@ mod error;
 mod gossip;
 mod haves;
 mod ids;
+mod links;
 mod metrics;
 mod networks;
 mod peers;
@@ -41,6 +43,7 @@ mod upload;
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -49,6 +52,7 @@ use futures::future::BoxFuture;
 use iroh::endpoint::Connection;
 use mhc_protocol::{
     BlobHash, NetworkId, NodeId, SecretKey,
+    link::LinkPolicy,
     network::{Interest, Scope},
     ticket::{MAX_TICKET_ADDRS, Ticket},
     wire::{Follows, MAX_NAME_BYTES, MAX_VERSION_BYTES},
@@ -63,12 +67,14 @@ use tokio_util::sync::CancellationToken;
 use self::{
     actor::{Actor, Channels, Command},
     book::Fault,
+    links::Links,
     networks::{Followed, Networks},
     shared::{Parts, Shared},
 };
 pub use self::{
     book::CUT_OFF_SCORE,
     error::NetError,
+    links::{AdminState, ClassReport, LinkReport, OverlayState, PeerReport},
     metrics::{Kinds, Metrics, Outcomes, Stacks},
     peers::{LinkInfo, Membership, PeerInfo},
 };
@@ -111,6 +117,8 @@ pub struct NetOptions {
     pub version: String,
     /// Most bytes of blobs a second that are sent to peers; none for no limit.
     pub upload_bytes_per_s: Option<u64>,
+    /// Admin socket of the Yggdrasil daemon, a path or `tcp://address:port`; none for where daemons listen by themselves.
+    pub yggdrasil_admin: Option<PathBuf>,
 }
 
 /// A network that this node follows.
@@ -151,7 +159,8 @@ impl Net {
         // Both stacks bring rustls; without a choice made before, the first to need one would make it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let swarm = swarm::start(&options).await?;
-        let endpoint = endpoint::bind(&options).await?;
+        let links = Arc::new(Links::new());
+        let endpoint = endpoint::bind(&options, Arc::clone(&links)).await?;
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (sync_pokes, poke_queue) = mpsc::channel(SYNC_POKES);
         let networks = Networks::load(options.network, options.key.author(), records.clone())
@@ -167,6 +176,7 @@ impl Net {
             records,
             blobs,
             endpoint,
+            links,
             commands,
             sync_pokes,
             upload_bytes_per_s: options.upload_bytes_per_s,
@@ -187,6 +197,8 @@ impl Net {
         net.spawn_until_stopping(announce::run(Arc::clone(&shared)));
         net.spawn_until_stopping(cache::keep(Arc::clone(&shared)));
         net.spawn_until_stopping(sync::drive(Arc::clone(&shared), poke_queue));
+        net.spawn_until_stopping(links::run(Arc::clone(&shared)));
+        net.spawn_until_stopping(links::watch_overlay(Arc::clone(&shared), options.yggdrasil_admin));
         net.spawn_until_stopping(endpoint::accept(Arc::clone(&shared)));
         Ok(net)
     }
@@ -324,6 +336,21 @@ impl Net {
         };
         peers.sort_by_key(|peer| (!peer.connected, std::cmp::Reverse(peer.last_seen), peer.node));
         peers
+    }
+
+    /// The ways to each peer, which of them carries, and why.
+    pub fn link_report(&self) -> LinkReport {
+        links::report(&self.0.shared)
+    }
+
+    /// Which way the ladder leans.
+    pub fn link_policy(&self) -> LinkPolicy {
+        self.0.shared.links.policy()
+    }
+
+    /// Leans another way from now on, without breaking what works. Kept until it is set again or the node ends.
+    pub fn set_link_policy(&self, policy: LinkPolicy) {
+        self.0.shared.links.set_policy(policy);
     }
 
     /// Peers with a connection now.

@@ -21,6 +21,7 @@ use super::{
     endpoint::Pool,
     haves::HaveTable,
     ids,
+    links::Links,
     metrics::{Kinds, Metrics},
     networks::Networks,
     provider::Provider,
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) links: Arc<Links>,
     pub(super) pool: Pool,
     pub(super) provider: Provider,
     pub(super) sync_server: super::sync::Server,
@@ -98,6 +100,7 @@ pub(super) struct Parts {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) links: Arc<Links>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) sync_pokes: mpsc::Sender<(NodeId, NetworkId)>,
     pub(super) upload_bytes_per_s: Option<u64>,
@@ -106,7 +109,7 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { node, networks, run, name, version, records, blobs, .. } = parts;
-        let Parts { endpoint, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
+        let Parts { endpoint, links, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
         Self {
             book: Mutex::new(Book::new(node, networks.told().iter().map(|follows| follows.network).collect())),
             node,
@@ -117,6 +120,7 @@ impl Shared {
             records,
             blobs,
             endpoint,
+            links,
             pool: Pool::default(),
             provider: Provider::new(upload_bytes_per_s),
             sync_server: super::sync::Server::default(),
