@@ -18,6 +18,7 @@ chromium chromium
 curl curl
 ip iproute2
 nft nftables
+h2load nghttp2-client
 yggdrasil yggdrasil
 setpriv util-linux
 node nodejs

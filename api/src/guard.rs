@@ -20,17 +20,36 @@ use axum::{
 
 use crate::error::ApiError;
 
+/// How requests reach a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Without TLS, or behind somebody's proxy that ends it.
+    Http,
+    /// With TLS that ends here.
+    Https,
+}
+
+impl Scheme {
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
 /// Which names this gateway answers to.
 #[derive(Debug, Clone)]
 pub struct GuardPolicy {
+    scheme: Scheme,
     bound: SocketAddr,
     public_hosts: Vec<HostPort>,
 }
 
 impl GuardPolicy {
     /// For a gateway that listens on `bound` and is known to others as `public_hosts` (each `name` or `name:port`).
-    pub fn new(bound: SocketAddr, public_hosts: &[String]) -> Self {
-        Self { bound, public_hosts: public_hosts.iter().filter_map(|host| HostPort::parse(host)).collect() }
+    pub fn new(scheme: Scheme, bound: SocketAddr, public_hosts: &[String]) -> Self {
+        Self { scheme, bound, public_hosts: public_hosts.iter().filter_map(|host| HostPort::parse(host)).collect() }
     }
 
     /// Loopback by name or address with our port; the bound address; any address when bound to all of them (an
@@ -43,7 +62,7 @@ impl GuardPolicy {
         if self.public_hosts.iter().any(is_public) {
             return true;
         }
-        if host.port.unwrap_or(80) != self.bound.port() {
+        if host.port.unwrap_or(self.scheme.default_port()) != self.bound.port() {
             return false;
         }
         match host.address() {
@@ -131,43 +150,53 @@ pub fn decide(policy: &GuardPolicy, method: &Method, from: &Provenance<'_>) -> R
     if !policy.answers_to(&host) || from.authority.is_some_and(|other| HostPort::parse(other).as_ref() != Some(&host)) {
         return Err(Refusal::Host);
     }
-    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || own_origin(&host, from) {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) || own_origin(policy.scheme, &host, from) {
         Ok(())
     } else {
         Err(Refusal::Origin)
     }
 }
 
-fn own_origin(host: &HostPort, from: &Provenance<'_>) -> bool {
+fn own_origin(scheme: Scheme, host: &HostPort, from: &Provenance<'_>) -> bool {
     let same_site = |site| matches!(site, "same-origin" | "none");
     match from.origins[..] {
         [] => from.fetch_site.is_none_or(same_site),
-        [origin] => origin_host(origin).is_some_and(|origin| origin == *host) && from.fetch_site.is_none_or(same_site),
+        [origin] => {
+            origin_host(scheme, origin).is_some_and(|origin| origin == *host) && from.fetch_site.is_none_or(same_site)
+        }
         _ => false,
     }
 }
 
-/// `http(s)://host[:port]`; a default port counts as none. `null` and all else is nobody.
-fn origin_host(origin: &str) -> Option<HostPort> {
-    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))?;
-    HostPort::parse(authority)
+/// `http(s)://host[:port]`; a default port counts as none. `null` and all else is nobody. Where TLS ends here, a page
+/// that came without it isn't ours: anybody on its way could have written it.
+fn origin_host(scheme: Scheme, origin: &str) -> Option<HostPort> {
+    let plain = || origin.strip_prefix("http://").filter(|_| scheme == Scheme::Http);
+    HostPort::parse(origin.strip_prefix("https://").or_else(plain)?)
 }
 
 /// Middleware that answers 403 before routing when [`decide`] refuses.
 pub async fn enforce(State(policy): State<Arc<GuardPolicy>>, request: Request, next: Next) -> Response {
-    let verdict = decide(&policy, request.method(), &provenance(request.headers(), request.uri()));
+    let from = provenance(request.version(), request.headers(), request.uri());
+    let verdict = decide(&policy, request.method(), &from);
     match verdict {
         Ok(()) => next.run(request).await,
         Err(refusal) => ApiError::forbidden(refusal.to_string()).into_response(),
     }
 }
 
-fn provenance<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Provenance<'a> {
+fn provenance<'a>(version: Version, headers: &'a HeaderMap, uri: &'a Uri) -> Provenance<'a> {
     // What isn't text can't be ours: an empty value matches nothing.
     let all = |name: HeaderName| headers.get_all(name).iter().map(|v| v.to_str().unwrap_or("")).collect();
+    let authority = uri.authority().map(|authority| authority.as_str());
+    let mut hosts: Vec<_> = all(header::HOST);
+    // From HTTP/2 on, the authority takes the place of Host (RFC 9113, 8.3.1).
+    if hosts.is_empty() && version >= Version::HTTP_2 {
+        hosts.extend(authority);
+    }
     Provenance {
-        hosts: all(header::HOST),
-        authority: uri.authority().map(|authority| authority.as_str()),
+        hosts,
+        authority,
         origins: all(header::ORIGIN),
         fetch_site: headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or("")),
     }
@@ -179,7 +208,11 @@ mod tests {
 
     fn verdict(bound: &str, public: Option<&str>, method: &str, from: Provenance<'_>) -> Result<(), Refusal> {
         decide(
-            &GuardPolicy::new(bound.parse().unwrap(), &public.map(str::to_owned).into_iter().collect::<Vec<_>>()),
+            &GuardPolicy::new(
+                Scheme::Http,
+                bound.parse().unwrap(),
+                &public.map(str::to_owned).into_iter().collect::<Vec<_>>(),
+            ),
             &method.parse().unwrap(),
             &from,
         )
@@ -278,5 +311,40 @@ mod tests {
             let made = verdict("127.0.0.1:8480", None, method, from);
             assert_eq!(made.is_ok(), *allowed, "{method} {origins:?} {fetch_site:?}");
         }
+    }
+
+    #[test]
+    fn with_tls_the_default_port_and_the_origin_are_others() {
+        let hosts = ["tube.example".to_owned()];
+        let table: &[(&str, &str, &str, Option<&str>, bool)] = &[
+            ("[::]:443", "192.0.2.7", "GET", None, true),
+            ("[::]:443", "192.0.2.7:80", "GET", None, false),
+            ("[::]:8443", "192.0.2.7", "GET", None, false),
+            ("[::]:8443", "tube.example", "GET", None, true),
+            ("[::]:8443", "tube.example:8443", "GET", None, true),
+            ("[::]:443", "tube.example", "POST", Some("https://tube.example"), true),
+            ("[::]:443", "tube.example", "POST", Some("http://tube.example"), false),
+        ];
+        for (bound, host, method, origin, allowed) in table {
+            let policy = GuardPolicy::new(Scheme::Https, bound.parse().unwrap(), &hosts);
+            let origins = origin.iter().copied().collect();
+            let from = Provenance { hosts: vec![host], origins, ..Provenance::default() };
+            let verdict = decide(&policy, &method.parse().unwrap(), &from);
+            assert_eq!(verdict.is_ok(), *allowed, "{bound} {host} {method} {origin:?}");
+        }
+    }
+
+    #[test]
+    fn the_authority_stands_for_host_from_http_2_on() {
+        let uri: Uri = "https://tube.example/".parse().unwrap();
+        let mut headers = HeaderMap::new();
+        let hosts = |version, headers: &HeaderMap| {
+            provenance(version, headers, &uri).hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(hosts(Version::HTTP_11, &headers), [""; 0]);
+        assert_eq!(hosts(Version::HTTP_2, &headers), ["tube.example"]);
+        assert_eq!(hosts(Version::HTTP_3, &headers), ["tube.example"]);
+        headers.insert(header::HOST, HeaderValue::from_static("other.example"));
+        assert_eq!(hosts(Version::HTTP_2, &headers), ["other.example"], "and `decide` finds that they disagree");
     }
 }

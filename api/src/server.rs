@@ -1,27 +1,11 @@
-//! The gateway: assembles routes, listens, serves, stops.
+//! The gateway: assembles routes, listens.
 
-use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{
-    Extension, Router,
-    body::Body,
-    extract::{ConnectInfo, Request, State},
-    http::header,
-    middleware,
-    response::IntoResponse,
-    routing::get,
-};
-use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::{Extension, Router, extract::State, http::header, middleware, response::IntoResponse, routing::get};
 use mhc_storage::{blob::BlobStore, source::RangeSource};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use utoipa::openapi::{
     ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder,
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -32,14 +16,13 @@ use crate::{
     auth::{self, OperatorToken, SetupCodes},
     blobs::{self, BlobRoutes, DescribeBlob},
     error::{ApiError, ApiResult},
-    guard::{self, GuardPolicy},
+    guard::{self, GuardPolicy, Scheme},
     metrics::{HttpMetrics, Registry},
     observe::{self, Observer},
-    page, upload,
+    page,
+    serve::{self, Connections},
+    upload,
 };
-
-/// How long a client may go on sending after its answer is out.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Says whether the node can serve; the text of an error is shown at `/readyz`.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -151,8 +134,13 @@ impl Gateway {
         Self { options, api, http_metrics }
     }
 
-    /// The whole of its HTTP as a service that answers to `bound`; for tests without a socket.
-    pub fn router(self, bound: SocketAddr) -> Router {
+    /// The OpenAPI document of all routes.
+    pub fn openapi(&self) -> &OpenApi {
+        self.api.get_openapi()
+    }
+
+    /// What is served, for whatever brings connections.
+    pub fn site(self) -> Site {
         let (api, openapi) = self.api.split_for_parts();
         let probes = Router::new()
             .route("/healthz", get(async || "ok\n"))
@@ -166,20 +154,13 @@ impl Gateway {
             .fallback(async || ApiError::not_found("There is nothing at this address. See /api/docs."))
             .layer(middleware::from_fn(observe::note_route))
             .layer(Extension(self.options.operator));
-
-        let policy = Arc::new(GuardPolicy::new(bound, &self.options.public_hosts));
-        let observer = Arc::new(Observer::new(self.http_metrics));
-        // The routes are a fallback of an outer router, so that the layers below run before any routing.
-        Router::new()
-            .fallback_service(routes)
-            .layer(middleware::from_fn_with_state(policy, guard::enforce))
-            .layer(middleware::from_fn(guard::announce_close))
-            .layer(middleware::from_fn_with_state(observer, observe::observe))
-    }
-
-    /// The OpenAPI document of all routes.
-    pub fn openapi(&self) -> &OpenApi {
-        self.api.get_openapi()
+        Site {
+            routes,
+            public_hosts: self.options.public_hosts,
+            limits: self.options.limits,
+            observer: Arc::new(Observer::new(self.http_metrics.clone())),
+            metrics: self.http_metrics,
+        }
     }
 
     /// Starts to listen.
@@ -191,8 +172,45 @@ impl Gateway {
         };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let (limits, metrics) = (self.options.limits, self.http_metrics.clone());
-        Ok(BoundGateway { listener, address, router: self.router(address), limits, metrics })
+        Ok(BoundGateway { listener, address, site: self.site() })
+    }
+}
+
+/// Everything a gateway answers, not yet bound to an address. Clones share it.
+#[derive(Clone)]
+pub struct Site {
+    routes: Router,
+    public_hosts: Vec<String>,
+    limits: Limits,
+    observer: Arc<Observer>,
+    metrics: HttpMetrics,
+}
+
+impl Site {
+    /// The whole of its HTTP as a service that answers to `bound`, and is reached by `scheme` there.
+    pub fn router(&self, scheme: Scheme, bound: SocketAddr) -> Router {
+        let policy = Arc::new(GuardPolicy::new(scheme, bound, &self.public_hosts));
+        // The routes are a fallback of an outer router, so that the layers below run before any routing.
+        Router::new()
+            .fallback_service(self.routes.clone())
+            .layer(middleware::from_fn_with_state(policy, guard::enforce))
+            .layer(middleware::from_fn(guard::announce_close))
+            .layer(middleware::from_fn_with_state(Arc::clone(&self.observer), observe::observe))
+    }
+
+    /// The bounds that the gateway serves within.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Places for as many connections as `limits` allow, which show in the figures.
+    pub fn connections(&self, limits: Limits) -> Connections {
+        Connections::new(limits, self.metrics.connections.clone())
+    }
+
+    /// The names others know it by, as in the settings.
+    pub fn public_hosts(&self) -> &[String] {
+        &self.public_hosts
     }
 }
 
@@ -200,9 +218,7 @@ impl Gateway {
 pub struct BoundGateway {
     listener: TcpListener,
     address: SocketAddr,
-    router: Router,
-    limits: Limits,
-    metrics: HttpMetrics,
+    site: Site,
 }
 
 impl BoundGateway {
@@ -211,103 +227,20 @@ impl BoundGateway {
         self.address
     }
 
-    /// Serves until `shutdown`: then stops accepting, lets answers under way end within the drain time-out, and
-    /// closes the rest.
+    /// What it serves, for further listeners.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Serves HTTP/1.1 until `shutdown`: then stops accepting, lets answers under way end within the drain time-out,
+    /// and closes the rest. (HTTP/2 without TLS is spoken by no browser, and its preface would have to be awaited
+    /// outside of the header time-out.)
     pub async fn serve(self, shutdown: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(self.limits.max_connections));
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                Some(ended) = connections.join_next() => note_end(ended),
-                (stream, peer, permit) = accept(&self.listener, &permits) => {
-                    let served = connection(stream, peer, self.router.clone(), self.limits, shutdown.clone());
-                    let open = self.metrics.connections.clone();
-                    connections.spawn(async move {
-                        open.inc();
-                        served.await;
-                        open.dec();
-                        drop(permit);
-                    });
-                }
-            }
-        }
-        drop(self.listener);
-        let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.limits.drain_timeout, drained).await.is_err() {
-            tracing::info!(open = connections.len(), "closing connections that didn't end in time");
-            connections.shutdown().await;
-        }
+        let (router, limits) = (self.site.router(Scheme::Http, self.address), self.site.limits);
+        let stop = shutdown.clone();
+        let serve = move |stream, peer| serve::http1(stream, peer, router.clone(), limits, stop.clone());
+        self.site.connections(limits).accept(self.listener, shutdown, serve).await;
     }
-}
-
-fn note_end(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection panicked");
-    }
-}
-
-/// The next connection. Errors (no file handles left, mostly) are waited out: the listener itself stays good.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    let mut pause = Duration::from_millis(50);
-    loop {
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return std::future::pending().await };
-        match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, permit),
-            Err(error) if is_the_clients(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "can't accept connections");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-        }
-    }
-}
-
-/// The connection was gone before it was accepted.
-fn is_the_clients(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// One HTTP/1.1 connection. (HTTP/2 without TLS is spoken by no browser, and its preface would have to be awaited
-/// outside of the header time-out.)
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, shutdown: CancellationToken) {
-    // Small answers shouldn't wait for an acknowledgement; a failure only costs latency.
-    stream.set_nodelay(true).ok();
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        Box::pin(router.clone().oneshot(request.map(Body::new)))
-    });
-    let mut served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(128 << 10)
-        .serve_connection(TokioIo::new(stream), service);
-    let ended = tokio::select! {
-        ended = poll_fn(|cx| served.poll_without_shutdown(cx)) => ended,
-        () = shutdown.cancelled() => {
-            std::pin::Pin::new(&mut served).graceful_shutdown();
-            poll_fn(|cx| served.poll_without_shutdown(cx)).await
-        }
-    };
-    match ended {
-        Ok(()) => linger(served.into_parts().io.into_inner()).await,
-        Err(error) => tracing::debug!(%error, "connection ended early"),
-    }
-}
-
-/// Closes our side and reads what the client still sends, for a moment: closing with unread bytes would reset the
-/// connection, and a client in the middle of a refused upload would lose the answer that says why.
-async fn linger(mut stream: TcpStream) {
-    let drain = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
-    };
-    // However it ends, the connection is done.
-    let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> ApiResult<&'static str> {

@@ -29,6 +29,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(output: Output, dir: &Path, options: Up) -> Result<(), Failure> {
     let (config, settled) = load_settings(dir, flags(&options))?;
     let join = options.peers.iter().chain(&settled).next().map(|ticket| ticket.network);
+    mhc_node::raise_file_limit();
     // From here on a signal stops cleanly, also while the node starts.
     let mut signals = Signals::new().map_err(|error| Failure::failed(format!("can't wait for signals: {error}")))?;
     let home = Home::open(dir, join)?;
@@ -63,10 +64,14 @@ fn announce(output: Output, ready: ReadyInfo) -> Result<(), Failure> {
         if let Some(setup) = ready.setup_url {
             event["setup"] = setup.into();
         }
+        if let Some(https) = ready.https {
+            event["https"] = format!("https://{https}").into();
+        }
         event.to_string()
     } else {
         let setup = ready.setup_url.map(|url| format!("set up this browser (once): {url}\n")).unwrap_or_default();
-        format!("{setup}node     {}\nnetwork  {}\ngateway  {http}/\nCtrl-C stops it", ready.node, ready.network)
+        let front = ready.https.map(|https| format!("public   https at {https}\n")).unwrap_or_default();
+        format!("{setup}node     {}\nnetwork  {}\ngateway  {http}/\n{front}Ctrl-C stops it", ready.node, ready.network)
     };
     match output::line(&text) {
         // Nobody reads along (any more): a node runs without.

@@ -62,6 +62,15 @@ config! {
         /// Host names (with a port where it isn't the gateway's own) that requests may name besides the
         /// address listened on. A request for any other host is refused, which stops DNS rebinding.
         public_host: Vec<String>, check public_hosts, example r#"["tube.example.org"]"#;
+        /// Address and port of the public front: the same gateway over TLS, for the internet, as HTTP/1.1 and HTTP/2
+        /// over TCP and HTTP/3 over UDP. Needs `gateway.tls_certificate` and `gateway.tls_key`. Without it, there is
+        /// none.
+        https: Option<SocketAddr>, example r#""[::]:443""#;
+        /// PEM file with the certificate of the public front and those of its issuers. It is read again within a minute
+        /// of being renewed.
+        tls_certificate: Option<PathBuf>, example r#""/etc/letsencrypt/live/tube.example.org/fullchain.pem""#;
+        /// PEM file with the private key of `gateway.tls_certificate`.
+        tls_key: Option<PathBuf>, example r#""/etc/letsencrypt/live/tube.example.org/privkey.pem""#;
         /// Most requests a minute from one address. Accepted now; takes effect in a later version.
         rate_limit_per_min: u32 = 100, check between(1, 1_000_000);
         /// Largest upload that is accepted, in bytes.

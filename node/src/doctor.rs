@@ -77,7 +77,8 @@ pub fn check(dir: &Path, config: &Config, now: SystemTime, running: bool) -> Vec
     checks.extend(ports::check(config, running));
     checks.extend(programs::check());
     checks.push(udp_buffer(read_number("/proc/sys/net/core/rmem_max")));
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // A node raises its limit to this by itself.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     checks.push(file_handles(files));
     checks
 }
@@ -184,7 +185,7 @@ fn udp_buffer(most_bytes: Option<u64>) -> Check {
 
 fn file_handles(limit: Option<u64>) -> Check {
     let detail = limit.map_or("no limit".into(), |limit| format!("{limit} files may be open"));
-    let mend = format!("raise the limit: `ulimit -n {FILES_WANTED}`, or LimitNOFILE= in the service file");
+    let mend = format!("raise the hard limit: `ulimit -Hn {FILES_WANTED}`, or LimitNOFILE= in the service file");
     match limit {
         Some(limit) if limit < FILES_NEEDED => Check::fail("file_handles", detail, mend),
         Some(limit) if limit < FILES_WANTED => Check::warn("file_handles", detail, mend),

@@ -17,4 +17,15 @@ mod node;
 mod pins;
 mod satellite;
 
+/// Takes as many file handles as this process may have: by default, systems grant 1024 and more on request.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::debug!(%error, "no more file handles to be had");
+    }
+}
+
 pub use node::{Node, NodeOptions, ReadyInfo, StartError};

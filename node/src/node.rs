@@ -7,10 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::{self, OptionFuture};
 use mhc_api::{BindError, BoundGateway, Gateway, GatewayOptions, OperatorToken, Registry, Routes, SetupCodes};
 use mhc_config::Config;
 use mhc_platform::{Context, Publisher, Service, catalog};
 use mhc_protocol::{NetworkId, NodeId, SecretKey, network::Interest, ticket::Ticket};
+use mhc_relay::front::{Front, FrontError, FrontOptions};
 use mhc_storage::{
     blob::{BlobError, BlobOptions, BlobStore},
     kv::KvError,
@@ -48,6 +50,8 @@ pub struct NodeOptions {
 pub struct ReadyInfo {
     /// Where the gateway listens.
     pub http: SocketAddr,
+    /// Where the public front does, if there is one.
+    pub https: Option<SocketAddr>,
     /// The node.
     pub node: NodeId,
     /// Its network.
@@ -74,6 +78,12 @@ pub enum StartError {
     /// The gateway's address.
     #[error(transparent)]
     Gateway(#[from] BindError),
+    /// The public front's address or certificate.
+    #[error(transparent)]
+    Front(#[from] FrontError),
+    /// A public front without a certificate.
+    #[error("gateway.https needs a certificate: set gateway.tls_certificate and gateway.tls_key to PEM files")]
+    NoCertificate,
     /// The carousel's address.
     #[error(transparent)]
     Carousel(#[from] ListenError),
@@ -106,6 +116,7 @@ pub struct Node {
     bundles: Arc<Bundles>,
     satellite: Arc<Satellite>,
     gateway: BoundGateway,
+    front: Option<Front>,
     context: Context,
     services: Vec<Arc<dyn Service>>,
 }
@@ -172,9 +183,13 @@ impl Node {
         routes.push(bundle::routes(Arc::clone(&bundles)));
         routes.push(satellite::routes(Arc::clone(&satellite)));
         let gateway = Gateway::new(gateway_options(&home, &config, &context, metrics), routes).bind().await?;
+        let front = match front_options(&config)? {
+            Some(options) => Some(Front::bind(options, gateway.site().clone()).await?),
+            None => None,
+        };
         // Set once: the port is known only now.
         http.get_or_init(|| gateway.local_addr());
-        Ok(Self { home, records, blobs, net, fetcher, pins, bundles, satellite, gateway, context, services })
+        Ok(Self { home, records, blobs, net, fetcher, pins, bundles, satellite, gateway, front, context, services })
     }
 
     /// What to tell whoever started it.
@@ -183,6 +198,7 @@ impl Node {
         let code = self.home.setup_code().ok().flatten();
         ReadyInfo {
             http,
+            https: self.front.as_ref().map(Front::local_addr),
             node: self.net.node(),
             network: self.home.network(),
             setup_url: code.map(|code| format!("http://{http}/setup#{code}")),
@@ -196,11 +212,12 @@ impl Node {
         let tasks = TaskTracker::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(reconcile(self.services, self.context)));
         self.home.announce(self.gateway.local_addr())?;
-        let serving = self.gateway.serve(stop.clone());
+        let front = self.front.map(|front| front.serve(stop.clone()));
+        let serving = future::join(self.gateway.serve(stop.clone()), OptionFuture::from(front));
         tokio::pin!(serving);
         tokio::select! {
             () = shutdown => stop.cancel(),
-            () = &mut serving => stop.cancel(),
+            _ = &mut serving => stop.cancel(),
         }
         tracing::info!("stopping");
         self.bundles.stop();
@@ -281,6 +298,14 @@ fn net_options(home: &Home, config: &Config) -> NetOptions {
         version: env!("CARGO_PKG_VERSION").into(),
         upload_bytes_per_s: config.p2p.upload_bytes_per_s,
         yggdrasil_admin: config.links.yggdrasil.admin.clone(),
+    }
+}
+
+fn front_options(config: &Config) -> Result<Option<FrontOptions>, StartError> {
+    let Some(listen) = config.gateway.https else { return Ok(None) };
+    match (config.gateway.tls_certificate.clone(), config.gateway.tls_key.clone()) {
+        (Some(certificate), Some(key)) => Ok(Some(FrontOptions { listen, certificate, key })),
+        _ => Err(StartError::NoCertificate),
     }
 }
 

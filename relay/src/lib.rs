@@ -1,7 +1,9 @@
 //! The edge role: a node that others reach when they can't reach each other.
 //!
-//! Here will live the relay server, the policy of the edge cache and the public TLS front. Not here: anything
-//! that a network needs to work at all; every network works without a relay.
+//! Here live the public front ([`front`]: HTTPS over TCP and QUIC), the relay server and the policy of the edge cache.
+//! Not here: anything that a network needs to work at all; every network works without a relay.
+
+pub mod front;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,7 @@
 // Drives a browser over a gateway's page: watch.js GATEWAY CONTENT MODE [SCREENSHOT]
-// Modes: play (list, play, seek), narrow (a phone's width), keyboard (no mouse), and bundles (CONTENT is the folder of a
-// stick, SCREENSHOT the operator's token). Prints one JSON document of what was found; what it means is for the caller
+// Modes: play (list, play, seek), narrow (a phone's width), keyboard (no mouse), bundles (CONTENT is the folder of a
+// stick, SCREENSHOT the operator's token), and public (list, play, and by which protocols they came, over QUIC too).
+// Further arguments for the browser come in CHROMIUM_ARGS, one a line. Prints one JSON document of what was found; what it means is for the caller
 // to judge.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -12,8 +13,9 @@ const profile = mkdtempSync(join(tmpdir(), 'mhc-chromium-'))
 const found = { console: [], outside: [], media: [], failed: [] }
 
 // Without these, Chromium looks for its maker's servers at every start.
-const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--mute-audio']
+const args = ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--mute-audio',
+  ...mode === 'public' ? [] : ['--disable-quic'], ...(process.env.CHROMIUM_ARGS ?? '').split('\n').filter(Boolean)]
 
 async function open() {
   const viewport = mode === 'narrow' ? { width: 360, height: 740 } : { width: 1280, height: 800 }
@@ -68,6 +70,14 @@ const modes = {
     found.local_share_before_seek = item.local.bytes / item.bytes
     found.seek_target_s = await page.getByTestId('player').evaluate(video => video.currentTime = video.duration / 2)
     found.advances_after_seek = await advances(page, found.seek_target_s, 1)
+    if (screenshot) await page.screenshot({ path: screenshot })
+  },
+  async public(page) {
+    await (await listed(page)).click()
+    await opened(page)
+    found.advances = await advances(page, 0, 1)
+    found.protocols = await page.evaluate(() => [...new Set([...performance.getEntriesByType('navigation'),
+      ...performance.getEntriesByType('resource')].map(entry => entry.nextHopProtocol))])
     if (screenshot) await page.screenshot({ path: screenshot })
   },
   async narrow(page) {

@@ -117,7 +117,7 @@ pub fn why_not() -> Option<String> {
     if !geteuid().is_root() {
         return Some("network namespaces need root: run it as root, for example with sudo".into());
     }
-    let programs = ["ip", "nft", "yggdrasil", "ffmpeg"];
+    let programs = ["ip", "nft", "yggdrasil", "ffmpeg", "node", "chromium", "h2load", "curl"];
     let missing: Vec<_> = programs.into_iter().filter(|name| !on_path(name)).collect();
     if !missing.is_empty() {
         return Some(format!("not installed: {}; scripts/setup-test.sh installs it", missing.join(", ")));

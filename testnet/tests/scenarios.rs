@@ -124,8 +124,13 @@ fn shutdown() {
 }
 
 #[test]
+fn edge() {
+    pass("edge");
+}
+
+#[test]
 fn every_scenario_is_tried() {
-    let tried = ["lan", "geo", "nat", "line", "shutdown"];
+    let tried = ["lan", "geo", "nat", "line", "shutdown", "edge"];
     let tried: Vec<_> = tried.iter().flat_map(|name| scenarios::named(name).unwrap()).map(|it| it.name).collect();
     for scenario in scenarios::ALL {
         assert!(tried.contains(&scenario.name), "{} has no test", scenario.name);

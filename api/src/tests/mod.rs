@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::{
-    Gateway, GatewayOptions, OperatorToken, Routes,
+    Gateway, GatewayOptions, OperatorToken, Routes, Scheme,
     testing::{BOUND, MemorySource, TOKEN},
 };
 
@@ -49,7 +49,7 @@ impl Bench {
     }
 
     fn router_with(&self, options: GatewayOptions, services: Vec<Routes>) -> Router {
-        Gateway::new(options, services).router(BOUND)
+        Gateway::new(options, services).site().router(Scheme::Http, BOUND)
     }
 }
 

@@ -9,7 +9,7 @@ use axum::{
     http::StatusCode,
 };
 use futures::future::BoxFuture;
-use mhc_api::{Gateway, GatewayOptions, OperatorToken, testing};
+use mhc_api::{Gateway, GatewayOptions, OperatorToken, Scheme, testing};
 use mhc_protocol::{
     AuthorId, BlobHash, NetworkId, SecretKey, Timestamp,
     record::{RecordKind, VerifiedRecord},
@@ -94,7 +94,7 @@ impl Fixture {
         let operator = OperatorToken::new(testing::TOKEN);
         let options = GatewayOptions::new(testing::BOUND, operator, Arc::new(blobs.clone()), blobs);
         let routes = vec![Arc::new(Identity).routes(context)];
-        let router = Gateway::new(options, routes).router(testing::BOUND);
+        let router = Gateway::new(options, routes).site().router(Scheme::Http, testing::BOUND);
         Self { router, records, author, _dirs: [dir, blob_dir] }
     }
 

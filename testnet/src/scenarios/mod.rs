@@ -1,5 +1,6 @@
 //! The scenarios, a file each. docs/testnet.md says how to write one.
 
+mod edge;
 mod geo;
 mod lan;
 mod line;
@@ -30,6 +31,7 @@ pub const ALL: &[Scenario] = &[
     nat::SYMMETRIC,
     shutdown::SCENARIO,
     line::SCENARIO,
+    edge::SCENARIO,
 ];
 
 /// Those of a name: one scenario, all whose names begin with `name-`, or `all`. The error names what there is.
