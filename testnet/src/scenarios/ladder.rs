@@ -88,7 +88,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
         story.holds("in one go, from one request", progress.requests == 1 && progress.broken.is_empty())?;
         let fetched = fetched_bytes(&at_c, &published.hash)?;
         story.measured("fetched for a byte of film", fetched as f64 / published.film.bytes as f64, "bytes");
-        story.holds("nothing was fetched from zero again", fetched < published.film.bytes + published.film.bytes / 10)?;
+        story
+            .holds("nothing was fetched from zero again", fetched < published.film.bytes + published.film.bytes / 10)?;
         story.check("each change is explained", explained(story_links(&at_c)?))?;
         story.check("and is in the log", logged(&at_c))?;
         Ok(Box::new((at_a, at_c, (ygg_a, ygg_b, ygg_c), (direct, near, far))))
