@@ -157,8 +157,8 @@ impl Path {
         let rate = sample.in_bytes.max(sample.out_bytes).saturating_mul(1000) / time_ms;
         self.rate_bytes_per_s = smooth(self.rate_bytes_per_s, rate);
         self.rtt_ms = sample.rtt_ms.or(self.rtt_ms);
-        if sample.sent_packets > 0 {
-            let lost = sample.lost_packets.min(sample.sent_packets).saturating_mul(1000) / sample.sent_packets;
+        let lost = sample.lost_packets.min(sample.sent_packets).saturating_mul(1000);
+        if let Some(lost) = lost.checked_div(sample.sent_packets) {
             self.loss_per_mille = smooth(self.loss_per_mille, lost);
         }
         if sample.in_bytes.max(sample.out_bytes) >= options.busy_bytes {
@@ -191,9 +191,8 @@ impl Path {
 
     /// Time in which this process didn't run isn't silence.
     pub(super) fn forgive(&mut self, ms: u64) {
-        let later = |at: Timestamp| at.saturating_add_ms(ms);
-        self.heard = later(self.heard);
-        self.asked = self.asked.map(later);
+        self.heard = self.heard.saturating_add_ms(ms);
+        self.asked = self.asked.map(|at| at.saturating_add_ms(ms));
     }
 
     pub(super) fn is_busy(&self, now: Timestamp, options: &Options) -> bool {

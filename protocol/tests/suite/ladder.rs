@@ -3,6 +3,9 @@
 //! The transport here does what the real one does: it opens the ways that answer when it dials or looks, closes those of
 //! addresses that don't carry, keeps a relay's, and notices by itself that a path is dead only after 15 s.
 
+// A test that can't go on panics.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mhc_protocol::{
