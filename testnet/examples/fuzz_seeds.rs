@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use mhc_protocol::{
     AuthorId, BlobHash, RecordId, SecretKey, Timestamp,
+    alert::{self, AlertRecord, Details},
     bundle::{DAY_MS, Entry, EntryKind, Frame, Index, Lack, Segment, Span, WantList},
     manifest::{BlobRef, Collaborator, MANIFEST, Manifest, MediaKind, Realm},
     network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
@@ -156,6 +157,31 @@ fn governance() -> Result<Vec<Vec<u8>>> {
     Ok((0u8..).zip(bodies).map(|(kind, body)| [vec![kind], body].concat()).collect())
 }
 
+/// Both forms of an alert, and what is signed of the compact one.
+fn alerts() -> Result<Vec<Vec<u8>>> {
+    let draft = alert::Draft {
+        status: alert::Status::Exercise,
+        kind: alert::Kind::Update,
+        severity: alert::Severity::High,
+        urgency: alert::Urgency::Expected,
+        order: alert::Order::ShutdownOn,
+        at: NOW,
+        life_min: 60,
+        refers: Some(NOW.as_millis() - 1),
+        language: Some(*b"en"),
+        text: "The dam has broken. Go up the hill.".into(),
+    };
+    let alert = draft.sign(&key(), key().network())?;
+    let details = Details {
+        areas: ["Valley".to_owned()].into(),
+        texts: [("pt-br".to_owned(), "A barragem rompeu.\nSubam.".to_owned())].into(),
+        content: Some(RecordId::from_bytes([7; 32])),
+    };
+    let bytes = alert.bytes().to_vec();
+    let head = bytes.get(..bytes.len() - 64).unwrap_or_default().to_vec();
+    Ok(vec![bytes, head, AlertRecord { alert, details }.encode()?])
+}
+
 /// An index, what is signed of it, a want-list, what is summed of it, and heads of entries.
 fn bundles() -> Result<Vec<Vec<u8>>> {
     let made = Timestamp(20_000 * DAY_MS);
@@ -218,6 +244,7 @@ fn main() -> Result<()> {
     write(dir, "range", ranges.collect())?;
     write(dir, "manifest", vec![manifest().encode()?])?;
     write(dir, "governance", governance()?)?;
+    write(dir, "alert", alerts()?)?;
     write(dir, "record", vec![record(b"hello".to_vec())?, record(manifest().encode()?)?])?;
     write(dir, "wire", messages()?)?;
     write(dir, "bundle", bundles()?)?;

@@ -5,6 +5,7 @@ mod bundle;
 mod carousel;
 mod content;
 mod doctor;
+mod emergency;
 mod events;
 mod get;
 mod links;
@@ -65,6 +66,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Bundle(command) => bundle::run(output, client, command).await,
         Command::Carousel(command) => carousel::run(output, client, command).await,
         Command::Satellite(command) => satellite::run(output, client, command).await,
+        Command::Emergency(command) => emergency::run(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all, within } => content::list(output, client, all, within).await,

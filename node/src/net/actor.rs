@@ -28,6 +28,7 @@ use mhc_protocol::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    alerts::IncomingAlert,
     book::Fault,
     endpoint, ids,
     metrics::Stacks,
@@ -104,6 +105,9 @@ pub(super) struct Channels {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) arrivals: mpsc::Sender<Arrived>,
     pub(super) verdicts: mpsc::Receiver<Verdict>,
+    /// For whoever takes in alerts: the other end of the same.
+    pub(super) judged: mpsc::Sender<Verdict>,
+    pub(super) alerts: mpsc::Sender<IncomingAlert>,
 }
 
 /// The owner of the swarm.
@@ -261,12 +265,13 @@ impl Actor {
         present.iter().for_each(|(node, peer)| self.greet(*node, peer));
     }
 
-    /// Listens to the topics of the networks that are followed whole. Of others only what is wanted is synced; what this
-    /// node itself has to say it can say without listening.
+    /// Listens to the topics of the networks that are followed whole, and to the alerts of all. Of others only what is
+    /// wanted is synced; what this node itself has to say it can say without listening.
     fn update_topics(&mut self) {
         let followed = self.shared.networks.told();
         let of = |network| [Topic::Records(network), Topic::Haves(network)];
-        let wanted = followed.iter().filter(|follows| follows.whole).flat_map(|follows| of(follows.network)).collect();
+        let whole = followed.iter().filter(|follows| follows.whole).flat_map(|follows| of(follows.network));
+        let wanted = whole.chain(followed.iter().map(|follows| Topic::Alerts(follows.network))).collect();
         let gossip = &mut self.swarm.behaviour_mut().gossip;
         for topic in self.topics.difference(&wanted) {
             gossip.unsubscribe(&IdentTopic::new(topic.to_string()));
@@ -544,6 +549,7 @@ impl Actor {
                 Some(topic) if !self.shared.networks.follows(topic.network()) => {}
                 Some(Topic::Records(_)) => self.shared.outbox_poke.notify_one(),
                 Some(Topic::Haves(_)) => self.shared.haves_poke.notify_one(),
+                Some(Topic::Alerts(_)) => self.shared.alerts_poke.notify_one(),
                 None => {}
             },
             gossipsub::Event::SlowPeer { peer_id, .. } => {
@@ -559,6 +565,15 @@ impl Actor {
             Some(Topic::Haves(_)) => {
                 let acceptance = self.on_haves(&from, content.source.as_ref(), &content.data);
                 return self.on_verdict(Verdict { message, from, acceptance });
+            }
+            Some(Topic::Alerts(network)) => {
+                let verdicts = self.channels.judged.clone();
+                let alert = IncomingAlert { network, bytes: content.data, message, from, verdicts };
+                if let Err(error) = self.channels.alerts.try_send(alert) {
+                    let IncomingAlert { message, from, .. } = error.into_inner();
+                    self.on_verdict(Verdict { message, from, acceptance: MessageAcceptance::Ignore });
+                }
+                return;
             }
             None => return self.on_verdict(Verdict { message, from, acceptance: MessageAcceptance::Ignore }),
         };

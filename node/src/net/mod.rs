@@ -6,6 +6,7 @@
 //! | `swarm` | which libp2p protocols run, within which limits, where they listen |
 //! | `actor` | the task that owns the swarm |
 //! | `gossip` | records: what arrives to the log, the outbox to the network |
+//! | `alerts` | alerts: what arrives waits for a verdict |
 //! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
 //! | `endpoint` | iroh: who may connect, the pool of connections |
 //! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
@@ -19,6 +20,7 @@
 //! whoever knows a hash may ask for it.
 
 mod actor;
+mod alerts;
 mod announce;
 mod book;
 mod cache;
@@ -44,7 +46,7 @@ use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -72,6 +74,7 @@ use self::{
     shared::{Parts, Shared},
 };
 pub use self::{
+    alerts::IncomingAlert,
     book::CUT_OFF_SCORE,
     error::NetError,
     links::{AdminState, ClassReport, LinkReport, OverlayState, PeerReport},
@@ -144,6 +147,8 @@ struct Inner {
     shared: Arc<Shared>,
     /// Cancelled first when the node stops: no new connections, no new work.
     accepting: CancellationToken,
+    /// Until somebody takes it.
+    incoming_alerts: Mutex<Option<mpsc::Receiver<IncomingAlert>>>,
 }
 
 impl Drop for Inner {
@@ -187,10 +192,13 @@ impl Net {
         }
         let (arrivals, arrival_queue) = mpsc::channel(ARRIVALS);
         let (verdicts, verdict_queue) = mpsc::channel(VERDICTS);
-        let channels = Channels { commands: command_queue, arrivals, verdicts: verdict_queue };
+        let (alerts, alert_queue) = mpsc::channel(alerts::WAITING);
+        let judged = verdicts.clone();
+        let channels = Channels { commands: command_queue, arrivals, verdicts: verdict_queue, judged, alerts };
         let actor = Actor::new(Arc::clone(&shared), swarm, channels);
         let accepting = shared.tasks.cancel.child_token();
-        let net = Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting }));
+        let incoming_alerts = Mutex::new(Some(alert_queue));
+        let net = Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting, incoming_alerts }));
         shared.tasks.spawn(actor.run());
         shared.tasks.spawn(gossip::ingest(Arc::clone(&shared), arrival_queue, verdicts));
         net.spawn_until_stopping(gossip::outbox(Arc::clone(&shared)));

@@ -77,6 +77,8 @@ pub(super) struct Shared {
     pub(super) outbox_poke: Notify,
     /// A peer subscribed: tell what we hold.
     pub(super) haves_poke: Notify,
+    /// A peer subscribed to alerts: tell it those that hold.
+    pub(super) alerts_poke: Notify,
     /// Counts greetings, for whoever waits for one.
     pub(super) greetings: watch::Sender<u64>,
     book: Mutex<Book>,
@@ -130,6 +132,7 @@ impl Shared {
             sync_pokes,
             outbox_poke: Notify::new(),
             haves_poke: Notify::new(),
+            alerts_poke: Notify::new(),
             greetings: watch::Sender::new(0),
             haves: Mutex::default(),
             p2p_addrs: Mutex::default(),
