@@ -122,8 +122,8 @@ config! {
 
     /// Settings of the Yggdrasil overlay.
     Yggdrasil {
-        /// Admin socket of the Yggdrasil daemon. Without it, the daemon's own default. Accepted now; takes
-        /// effect in a later version.
+        /// Admin socket of the Yggdrasil daemon: a path, or "tcp://127.0.0.1:9001". Without it, where daemons listen by
+        /// themselves. It is only asked about the daemon's peers, for `mhc links`; paths over the overlay are used without.
         admin: Option<PathBuf>, example r#""/var/run/yggdrasil.sock""#;
     }
 

@@ -27,9 +27,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     author::{LocalInspector, NodeAuthor, now},
     bundle::{self, Bundles, Stores},
+    emergency::{self, Emergency},
     fetch::{FetchOptions, Fetcher},
     home::{Home, HomeError},
     http::{self, Operations},
+    journal::Journal,
     net::{Net, NetError, NetOptions, RelaySettings},
     pins::Pins,
     satellite::{self, ListenError, Satellite},
@@ -122,6 +124,7 @@ pub struct Node {
     pins: Pins,
     bundles: Arc<Bundles>,
     satellite: Arc<Satellite>,
+    emergency: Emergency,
     gateway: BoundGateway,
     front: Option<Front>,
     context: Context,
@@ -159,9 +162,11 @@ impl Node {
             inspector: Arc::new(LocalInspector { blobs: blobs.clone() }),
             max_upload_bytes: config.gateway.max_upload_bytes,
         };
+        let emergency = Emergency::open(&records, &net, Arc::new(Journal::open(&records)?))?;
         let metrics = Registry::new();
         metrics.extend(|registry| {
             net.metrics().register(registry);
+            emergency.register(registry);
             fetcher.metrics().register(registry);
         });
         let http = Arc::new(OnceLock::new());
@@ -189,6 +194,12 @@ impl Node {
         let bundles = Arc::new(Bundles::new(stores));
         routes.push(bundle::routes(Arc::clone(&bundles)));
         routes.push(satellite::routes(Arc::clone(&satellite)));
+        routes.push(emergency::routes(emergency::Desk {
+            emergency: emergency.clone(),
+            context: context.clone(),
+            node_key: home.node_key().clone(),
+            network_key: home.network_key().cloned(),
+        }));
         let gateway = Gateway::new(gateway_options(&home, &config, &context, metrics), routes).bind().await?;
         let front = match front_options(&config)? {
             Some(options) => Some(Front::bind(options, gateway.site().clone()).await?),
@@ -196,7 +207,21 @@ impl Node {
         };
         // Set once: the port is known only now.
         http.get_or_init(|| gateway.local_addr());
-        Ok(Self { home, records, blobs, net, fetcher, pins, bundles, satellite, gateway, front, context, services })
+        Ok(Self {
+            home,
+            records,
+            blobs,
+            net,
+            fetcher,
+            pins,
+            bundles,
+            satellite,
+            emergency,
+            gateway,
+            front,
+            context,
+            services,
+        })
     }
 
     /// What to tell whoever started it.
@@ -218,6 +243,7 @@ impl Node {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(reconcile(self.services, self.context)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(self.emergency.run()));
         self.home.announce(self.gateway.local_addr())?;
         let front = self.front.map(|front| front.serve(stop.clone()));
         let serving = future::join(self.gateway.serve(stop.clone()), OptionFuture::from(front));
@@ -306,6 +332,7 @@ fn net_options(home: &Home, config: &Config) -> Result<NetOptions, StartError> {
         version: env!("CARGO_PKG_VERSION").into(),
         upload_bytes_per_s: config.p2p.upload_bytes_per_s,
         relay,
+        yggdrasil_admin: config.links.yggdrasil.admin.clone(),
     })
 }
 

@@ -5,6 +5,7 @@
 //! `now`, randomness and effects are arguments and return values, so everything here runs in simulation.
 //! `docs/protocol.md` describes the same formats for implementers of another node.
 
+pub mod alert;
 pub mod bundle;
 pub mod cbor;
 pub mod id;

@@ -341,6 +341,18 @@ impl Book {
         nodes
     }
 
+    /// The peer is dialled at the next look, however often it wasn't reached.
+    pub(super) fn dial_soon(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.redial = Redial::default();
+        }
+    }
+
+    /// The same for all.
+    pub(super) fn dial_all_soon(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.redial = Redial::default());
+    }
+
     /// Scores a fault down. Returns whether the peer is cut off by it now.
     pub(super) fn report(&mut self, node: NodeId, fault: &Fault, now: Instant) -> bool {
         let Some(peer) = self.entry(node) else { return false };
@@ -417,7 +429,7 @@ impl Book {
     pub(super) fn started_anew(&self, node: NodeId, hello: &Hello, link: ConnectionId) -> bool {
         let before = self.get(node).and_then(|peer| peer.run);
         match (hello.run, before) {
-            (Some(run), before) => before.is_some_and(|before| before != run) && self.has_older_link(node, link),
+            (Some(run), before) => before.is_some_and(|before| before != run),
             // Nodes of the first version greet once, on their first connection.
             (None, _) => self.has_older_link(node, link),
         }

@@ -21,6 +21,7 @@ use super::{
     endpoint::Pool,
     haves::HaveTable,
     ids,
+    links::Links,
     metrics::{Kinds, Metrics},
     networks::Networks,
     provider::Provider,
@@ -65,6 +66,7 @@ pub(super) struct Shared {
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
     pub(super) relays: Relays,
+    pub(super) links: Arc<Links>,
     pub(super) pool: Pool,
     pub(super) provider: Provider,
     pub(super) sync_server: super::sync::Server,
@@ -77,6 +79,8 @@ pub(super) struct Shared {
     pub(super) outbox_poke: Notify,
     /// A peer subscribed: tell what we hold.
     pub(super) haves_poke: Notify,
+    /// A peer subscribed to alerts: tell it those that hold.
+    pub(super) alerts_poke: Notify,
     /// Counts greetings, for whoever waits for one.
     pub(super) greetings: watch::Sender<u64>,
     book: Mutex<Book>,
@@ -101,6 +105,7 @@ pub(super) struct Parts {
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
     pub(super) relays: Relays,
+    pub(super) links: Arc<Links>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) sync_pokes: mpsc::Sender<(NodeId, NetworkId)>,
     pub(super) upload_bytes_per_s: Option<u64>,
@@ -109,7 +114,7 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { node, networks, run, name, version, records, blobs, .. } = parts;
-        let Parts { endpoint, relays, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
+        let Parts { endpoint, relays, links, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
         Self {
             book: Mutex::new(Book::new(node, networks.told().iter().map(|follows| follows.network).collect())),
             node,
@@ -121,6 +126,7 @@ impl Shared {
             blobs,
             endpoint,
             relays,
+            links,
             pool: Pool::default(),
             provider: Provider::new(upload_bytes_per_s),
             sync_server: super::sync::Server::default(),
@@ -130,6 +136,7 @@ impl Shared {
             sync_pokes,
             outbox_poke: Notify::new(),
             haves_poke: Notify::new(),
+            alerts_poke: Notify::new(),
             greetings: watch::Sender::new(0),
             haves: Mutex::default(),
             p2p_addrs: Mutex::default(),

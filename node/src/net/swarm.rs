@@ -36,8 +36,8 @@ const MAX_PENDING: u32 = 64;
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Two for each network that a peer may follow.
-const MAX_TOPICS: usize = 2 * MAX_NETWORKS;
+/// Three for each network that a peer may follow.
+const MAX_TOPICS: usize = 3 * MAX_NETWORKS;
 /// Most blobs this node announces in the DHT; the rest is found by haves and by asking connected peers.
 pub(super) const MAX_PROVIDED: usize = 1024;
 

@@ -42,6 +42,7 @@ fn options(seed: u8) -> NetOptions {
         mdns: false,
         name: format!("node {seed}"),
         version: "0.1.0".into(),
+        yggdrasil_admin: None,
         upload_bytes_per_s: None,
         relay: None,
     }
