@@ -16,6 +16,7 @@ pub mod mode;
 pub mod network;
 pub mod reconcile;
 pub mod record;
+pub mod relay;
 pub mod sched;
 pub mod ticket;
 pub mod time;

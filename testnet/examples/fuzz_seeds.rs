@@ -10,6 +10,7 @@ use mhc_protocol::{
     manifest::{BlobRef, Collaborator, MANIFEST, Manifest, MediaKind, Realm},
     network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
     record::{Body, Draft},
+    relay::Relay,
     ticket::Ticket,
     wire::{
         Bound, Content, Follows, Have, Haves, Head, Hello, Mark, Part, SyncRequest, SyncResponse, Want, records_topic,
@@ -37,6 +38,14 @@ const RANGES: &[&str] = &[
     "bytes = 0 - 5",
     "bytes=,,0-1,",
     "W/\"tag\", *",
+];
+
+/// What daemons of 0.4 and of 0.5 say.
+const YGGDRASIL: &[&str] = &[
+    r#"{"status":"success","request":null,"response":{"build_version":"0.4.7","key":"ab","address":"200::7","subnet":"300::/64"}}"#,
+    r#"{"status":"success","request":null,"response":{"peers":[{"address":"200::8","key":"ab","port":1,"coords":[1],"remote":"tcp://192.0.2.1:9","bytes_recvd":1,"bytes_sent":2,"uptime":3.5}]}}"#,
+    r#"{"status":"success","response":{"peers":[{"remote":"tls://192.0.2.1:443","up":false,"inbound":true,"latency":1500000,"last_error":"refused"}]}}"#,
+    r#"{"status":"error","error":"Unknown action","response":null}"#,
 ];
 
 fn key() -> SecretKey {
@@ -92,9 +101,11 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     let head =
         |n: u8| Head { author: AuthorId::from_bytes([n; 32]), epoch: 0, seq: 5, id: RecordId::from_bytes([n; 32]) };
     let networks = vec![Follows { network, whole: true }];
-    let hello = Hello { networks, run: Some(1 << 40), iroh, p2p, name: "studio".into(), version: "0.1.0".into() };
+    let (run, relays) = (Some(1 << 40), vec![relay()?]);
+    let hello = Hello { networks, run, iroh, p2p, relays, name: "studio".into(), version: "0.1.0".into() };
     Ok(vec![
         hello.encode()?,
+        hello.encode_second()?,
         hello.encode_first(network)?,
         records_topic(network).into_bytes(),
         Haves { node: key().node(), at: NOW, complete: vec![hash], partial: vec![hash] }.encode()?,
@@ -117,9 +128,14 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     ])
 }
 
+fn relay() -> Result<Relay> {
+    Ok(Relay { node: key().node(), url: "https://relay.example.org".parse()? })
+}
+
 fn tickets() -> Result<Vec<Vec<u8>>> {
     let (p2p, iroh) = (vec!["127.0.0.1:4480".parse()?, "[::1]:4480".parse()?], vec!["127.0.0.1:4481".parse()?]);
-    let text = Ticket { node: key().node(), network: key().network(), p2p, iroh }.to_string();
+    let relays = vec![relay()?];
+    let text = Ticket { node: key().node(), network: key().network(), p2p, iroh, relays }.to_string();
     let code = text.strip_prefix("mhc1").context("prefix")?.to_ascii_uppercase();
     let mut inside = data_encoding::BASE32_NOPAD.decode(code.as_bytes())?;
     inside.truncate(inside.len() - 4);
@@ -242,6 +258,7 @@ fn main() -> Result<()> {
     write(dir, "bundle", bundles()?)?;
     write(dir, "satellite", satellite()?)?;
     write(dir, "ticket", tickets()?)?;
+    write(dir, "yggdrasil", YGGDRASIL.iter().map(|text| text.as_bytes().to_vec()).collect())?;
     let example = mhc_config::example();
     let set = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));
     write(dir, "config", vec![example.clone().into_bytes(), set.collect::<Vec<_>>().join("\n").into_bytes()])

@@ -8,6 +8,7 @@ mod doctor;
 mod emergency;
 mod events;
 mod get;
+mod links;
 mod network;
 mod node;
 mod satellite;
@@ -57,7 +58,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Ticket { blob, within } => node::ticket(output, client, blob, within).await,
         Command::Peer(Peer::Add { ticket }) => node::add_peer(output, client, &ticket).await,
         Command::Peers => node::peers(output, client).await,
-        Command::Links => node::links(output, client).await,
+        Command::Links => links::links(output, client).await,
         Command::Network(command) => with_network(output, client, command).await,
         Command::Pin { content } => node::pin(output, client, content).await,
         Command::Unpin { content } => node::unpin(output, client, content).await,

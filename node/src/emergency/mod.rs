@@ -461,7 +461,8 @@ impl Emergency {
     pub(crate) fn order(&self, network: NetworkId, now: Timestamp) -> Result<Option<(AlertId, bool)>, RecordsError> {
         let authority = self.0.records.authority(network)?;
         let held = self.read();
-        let order = held.get(&network).and_then(|held| held.desk.order(now, |issuer| may_alert(&authority, issuer, now)));
+        let order =
+            held.get(&network).and_then(|held| held.desk.order(now, |issuer| may_alert(&authority, issuer, now)));
         Ok(order.map(|alert| (alert.id(), alert.said().order == Order::ShutdownOn)))
     }
 

@@ -75,7 +75,9 @@ fn view(mode: &ShutdownMode) -> ModeView {
         since: rfc3339(state.since),
         choice: state.switch.choice(),
         alert,
-        anchors: anchors.map(|(anchor, answers)| AnchorView { anchor: anchor.to_string(), answers: *answers }).collect(),
+        anchors: anchors
+            .map(|(anchor, answers)| AnchorView { anchor: anchor.to_string(), answers: *answers })
+            .collect(),
         essential: EssentialView { wanted: state.essential.wanted, complete: state.essential.complete },
     }
 }

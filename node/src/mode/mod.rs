@@ -262,12 +262,17 @@ impl ShutdownMode {
     async fn prefetch(&self) {
         let mut mode = self.0.mode.subscribe();
         while self.0.prefetch {
-            if mode.wait_for(|mode| *mode == Mode::Shutdown).await.is_err() {
+            if mode.wait_for(|mode| *mode == Mode::Shutdown).await.map(drop).is_err() {
                 return;
             }
+            let fetching = async {
+                self.fetch_essential().await;
+                tokio::time::sleep(FETCH_AGAIN).await;
+            };
+            let over = async { mode.wait_for(|mode| *mode == Mode::Normal).await.map(drop) };
             tokio::select! {
-                () = self.fetch_essential() => tokio::time::sleep(FETCH_AGAIN).await,
-                _ = mode.wait_for(|mode| *mode == Mode::Normal) => {}
+                () = fetching => {}
+                _ = over => {}
             }
         }
     }
