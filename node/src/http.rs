@@ -21,7 +21,7 @@ use mhc_api::{
 };
 use mhc_platform::{Context, catalog, within};
 use mhc_protocol::{BlobHash, NodeId, RecordId, mode::Mode, ticket::Ticket};
-use mhc_storage::record::Health;
+use mhc_storage::record::{Health, RecordsError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -66,6 +66,7 @@ pub(crate) fn routes(operations: Operations) -> Routes {
         .routes(routes!(pin, unpin))
         .routes(routes!(gc))
         .routes(routes!(run_doctor))
+        .routes(routes!(digest))
         .routes(routes!(publish_file::publish_reference))
         .routes(routes!(networks::list, networks::follow))
         .routes(routes!(networks::unfollow))
@@ -397,6 +398,23 @@ async fn gc(State(ops): Shared, _operator: Operator) -> Result<Json<Freed>, ApiE
     let forgotten_records = forgotten.map_err(ApiError::internal)?;
     let report = blobs.gc().await?;
     Ok(Json(Freed { freed_bytes: report.freed_bytes, evicted: report.evicted, forgotten_records }))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Digest {
+    records: u64,
+    /// BLAKE3 over the whole index.
+    index: String,
+}
+
+/// What this node knows, in one hash: nodes of one version that hold the same records have the same. Reads the whole index.
+#[utoipa::path(get, path = "/api/v1/node/digest", tag = "node", responses((status = 200, body = Digest), (status = 401)))]
+async fn digest(State(ops): Shared, _operator: Operator) -> Result<Json<Digest>, ApiError> {
+    let records = ops.context.records.clone();
+    let digest = tokio::task::spawn_blocking(move || Ok((records.count()?, records.index_digest()?)));
+    let digest: Result<_, RecordsError> = digest.await.map_err(ApiError::internal)?;
+    let (records, index) = digest.map_err(ApiError::internal)?;
+    Ok(Json(Digest { records, index: BlobHash::from_bytes(index).to_string() }))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
