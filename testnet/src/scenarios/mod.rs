@@ -1,7 +1,9 @@
 //! The scenarios, a file each. docs/testnet.md says how to write one.
 
+mod downlink;
 mod edge;
 mod geo;
+mod geo_wire;
 mod lan;
 mod line;
 mod nat;
@@ -24,6 +26,7 @@ use crate::{
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[
     lan::SCENARIO,
+    geo_wire::SCENARIO,
     geo::SCENARIO,
     nat::FULL_CONE,
     nat::RESTRICTED_CONE,
@@ -32,6 +35,7 @@ pub const ALL: &[Scenario] = &[
     shutdown::SCENARIO,
     line::SCENARIO,
     edge::SCENARIO,
+    downlink::SCENARIO,
 ];
 
 /// Those of a name: one scenario, all whose names begin with `name-`, or `all`. The error names what there is.
