@@ -26,6 +26,7 @@ const FILES: &[(&str, &str, &[u8])] = &[
     ("/", HTML, INDEX),
     ("/setup", HTML, INDEX),
     ("/app.js", JS, include_bytes!("../web/app.js")),
+    ("/alerts.js", JS, include_bytes!("../web/alerts.js")),
     ("/style.css", CSS, include_bytes!("../web/style.css")),
     ("/favicon.svg", SVG, include_bytes!("../web/favicon.svg")),
     ("/api/docs", HTML, include_bytes!("../web/docs.html")),

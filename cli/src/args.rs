@@ -1,5 +1,7 @@
 //! The commands and their options, declared once: parser, help, completions and manual come from here.
 
+mod alert;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -7,6 +9,8 @@ use std::{
 
 use clap::{Args as Options, Parser, Subcommand, ValueEnum};
 use mhc_protocol::{AuthorId, BlobHash, NetworkId, RecordId, network::Role, ticket::Ticket};
+
+pub(crate) use self::alert::{Emergency, Life, SendAlert};
 
 /// A streaming network without a centre: publish on one node, watch on another.
 #[derive(Debug, Parser)]
@@ -116,6 +120,9 @@ pub(crate) enum Command {
     /// Exchange with a gateway over a metered satellite uplink
     #[command(subcommand)]
     Satellite(Satellite),
+    /// Alert everybody in the network, or see what alerts hold
+    #[command(subcommand)]
+    Emergency(Emergency),
     /// Check disk, keys, clock, ports, programs and the index, and say how to mend each
     Doctor {
         /// Drop the index and make it anew from the log
@@ -643,6 +650,23 @@ mod tests {
             ("bundle export /stick --channel ../x", false),
             ("bundle export /stick --since yesterday", false),
             ("bundle export /stick --max-bytes -1", false),
+            ("emergency send Flood --also fr=Crue --severity high --expires 12h --drill --area Valley", true),
+            ("emergency send Flood --update 00112233445566778899aabbccddeeff --order shutdown_on", true),
+            ("emergency send", false),
+            ("emergency send Flood --also fr", false),
+            ("emergency send Flood --severity terrible", false),
+            ("emergency send Flood --urgency soon", false),
+            ("emergency send Flood --expires 8d", false),
+            ("emergency send Flood --expires 0m", false),
+            ("emergency send Flood --expires +1d", false),
+            ("emergency send Flood --expires 99999999d", false),
+            ("emergency send Flood --order dance", false),
+            ("emergency list --all", true),
+            ("emergency cancel 00112233445566778899aabbccddeeff --text mistake", true),
+            ("emergency cancel 0011", false),
+            ("emergency take AQ", true),
+            ("emergency journal --limit 10", true),
+            ("emergency journal --limit 0", false),
             ("config example", true),
             ("withdraw ID", true),
             ("withdraw x", false),

@@ -1,5 +1,6 @@
 //! `/api/v1/node`: what the operator sees and does.
 
+mod links;
 mod networks;
 mod publish_file;
 
@@ -19,7 +20,7 @@ use mhc_api::{
     extract::{Json, Path, Query},
 };
 use mhc_platform::{Context, catalog, within};
-use mhc_protocol::{BlobHash, NodeId, RecordId, link::LinkClass, ticket::Ticket};
+use mhc_protocol::{BlobHash, NodeId, RecordId, ticket::Ticket};
 use mhc_storage::record::Health;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -54,7 +55,7 @@ pub(crate) fn routes(operations: Operations) -> Routes {
     OpenApiRouter::new()
         .routes(routes!(status))
         .routes(routes!(peers, add_peer))
-        .routes(routes!(links))
+        .routes(routes!(links::links))
         .routes(routes!(storage))
         .routes(routes!(jobs))
         .routes(routes!(ticket))
@@ -165,53 +166,6 @@ fn net_error(error: NetError) -> ApiError {
         error => return ApiError::internal(error),
     };
     ApiError::new(code, error.to_string())
-}
-
-/// One class of links, over all peers.
-#[derive(Debug, Serialize, ToSchema)]
-struct Link {
-    #[schema(value_type = String)]
-    class: LinkClass,
-    /// `up` or `down`.
-    state: &'static str,
-    /// Why it is in that state.
-    why: String,
-    /// Paths open now.
-    paths: usize,
-    /// Best round trip time over them.
-    rtt_ms: Option<u64>,
-    /// Bytes that a metered link may still carry; absent when it isn't metered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    budget_left_bytes: Option<u64>,
-}
-
-/// State of each class of links.
-#[utoipa::path(get, path = "/api/v1/node/links", tag = "node", responses((status = 200, body = Vec<Link>)))]
-async fn links(State(ops): Shared) -> Json<Vec<Link>> {
-    let peers = ops.net.peers();
-    let link = |class: LinkClass| {
-        let paths: Vec<_> = peers.iter().flat_map(|peer| &peer.links).filter(|link| link.class == class).collect();
-        let (state, why) = match paths.len() {
-            0 => ("down", "no peer is connected this way".to_owned()),
-            count => ("up", format!("{count} open path(s)")),
-        };
-        let rtt_ms = paths.iter().filter_map(|link| link.rtt_ms).min();
-        Link { class, state, why, paths: paths.len(), rtt_ms, budget_left_bytes: None }
-    };
-    let mut links = Vec::from([LinkClass::Lan, LinkClass::Direct, LinkClass::Yggdrasil].map(link));
-    links.extend(ops.satellite.budget_left_bytes().map(satellite_link));
-    Json(links)
-}
-
-/// The uplink is used when somebody asks for an exchange, and holds no path open.
-fn satellite_link(left_bytes: u64) -> Link {
-    let why = match left_bytes {
-        0 => "this month's budget is spent",
-        _ => "carries exchanges that are asked for",
-    };
-    let state = if left_bytes > 0 { "up" } else { "down" };
-    let (class, budget_left_bytes) = (LinkClass::Satellite, Some(left_bytes));
-    Link { class, state, why: why.into(), paths: 0, rtt_ms: None, budget_left_bytes }
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -7,7 +7,7 @@ use mhc_storage::record::RecordsError;
 use crate::Context;
 
 /// What the record store's refusals are to a client.
-pub(crate) fn records_error(error: RecordsError) -> ApiError {
+pub fn records_error(error: RecordsError) -> ApiError {
     match error {
         RecordsError::StorageFull => ApiError::new(Code::StorageFull, error.to_string()),
         RecordsError::LogIncomplete(_) | RecordsError::IndexStale => {

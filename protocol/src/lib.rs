@@ -5,6 +5,7 @@
 //! `now`, randomness and effects are arguments and return values, so everything here runs in simulation.
 //! `docs/protocol.md` describes the same formats for implementers of another node.
 
+pub mod alert;
 pub mod bundle;
 pub mod cbor;
 pub mod id;
@@ -14,6 +15,7 @@ pub mod manifest;
 pub mod network;
 pub mod reconcile;
 pub mod record;
+pub mod relay;
 pub mod sched;
 pub mod ticket;
 pub mod time;

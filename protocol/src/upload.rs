@@ -242,7 +242,7 @@ mod tests {
         let live = uploads.ask(Timestamp(0), node(1), DemandClass::Playhead, KIB);
         let copy = uploads.ask(Timestamp(0), node(2), DemandClass::Background, KIB);
         assert_eq!(uploads.poll(Timestamp(0)), [live]);
-        assert_eq!(uploads.poll(Timestamp(YIELD_MS - 1)), []);
+        assert!(uploads.poll(Timestamp(YIELD_MS - 1)).is_empty());
         assert_eq!(uploads.next_wake(), Some(Timestamp(YIELD_MS)));
         assert_eq!(uploads.poll(Timestamp(YIELD_MS)), [copy]);
         let next = uploads.ask(Timestamp(50), node(2), DemandClass::Background, KIB);

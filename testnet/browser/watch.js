@@ -1,6 +1,7 @@
 // Drives a browser over a gateway's page: watch.js GATEWAY CONTENT MODE [SCREENSHOT]
 // Modes: play (list, play, seek), narrow (a phone's width), keyboard (no mouse), bundles (CONTENT is the folder of a
-// stick, SCREENSHOT the operator's token), and public (list, play, and by which protocols they came, over QUIC too).
+// stick, SCREENSHOT the operator's token), alerts (CONTENT is how many, told to a German reader), and public (list, play,
+// and by which protocols they came, over QUIC too).
 // Further arguments for the browser come in CHROMIUM_ARGS, one a line. Prints one JSON document of what was found; what it means is for the caller
 // to judge.
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -20,7 +21,7 @@ const args = ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-back
 async function open() {
   const viewport = mode === 'narrow' ? { width: 360, height: 740 } : { width: 1280, height: 800 }
   const context = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args, viewport,
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args, viewport, locale: mode === 'alerts' ? 'de-DE' : undefined,
   })
   const page = context.pages()[0] ?? await context.newPage()
   page.on('console', message => ['error', 'warning'].includes(message.type()) && found.console.push(message.text()))
@@ -103,6 +104,19 @@ const modes = {
     found.paused_by_key = await paused()
     await page.keyboard.press('Escape')
     await listed(page)
+  },
+  async alerts(page) {
+    await page.setViewportSize({ width: 360, height: 740 })
+    const alerts = page.getByTestId('alert')
+    await alerts.nth(Number(content) - 1).waitFor()
+    found.texts = await alerts.allInnerTexts()
+    found.roles = await alerts.evaluateAll(all => all.map(alert => alert.getAttribute('role')))
+    found.width = await page.evaluate(() => document.documentElement.scrollWidth)
+    await alerts.first().getByRole('button').click()
+    found.left = await alerts.count()
+    await page.reload()
+    await alerts.first().waitFor()
+    found.left_after_reload = await alerts.count()
   },
   async bundles(page) {
     await page.evaluate(token => localStorage.setItem('mhc.operator', token), screenshot)

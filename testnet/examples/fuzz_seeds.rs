@@ -5,10 +5,12 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use mhc_protocol::{
     AuthorId, BlobHash, RecordId, SecretKey, Timestamp,
+    alert::{self, AlertRecord, Details},
     bundle::{DAY_MS, Entry, EntryKind, Frame, Index, Lack, Segment, Span, WantList},
     manifest::{BlobRef, Collaborator, MANIFEST, Manifest, MediaKind, Realm},
     network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
     record::{Body, Draft},
+    relay::Relay,
     ticket::Ticket,
     wire::{
         Bound, Content, Follows, Have, Haves, Head, Hello, Mark, Part, SyncRequest, SyncResponse, Want, records_topic,
@@ -36,6 +38,14 @@ const RANGES: &[&str] = &[
     "bytes = 0 - 5",
     "bytes=,,0-1,",
     "W/\"tag\", *",
+];
+
+/// What daemons of 0.4 and of 0.5 say.
+const YGGDRASIL: &[&str] = &[
+    r#"{"status":"success","request":null,"response":{"build_version":"0.4.7","key":"ab","address":"200::7","subnet":"300::/64"}}"#,
+    r#"{"status":"success","request":null,"response":{"peers":[{"address":"200::8","key":"ab","port":1,"coords":[1],"remote":"tcp://192.0.2.1:9","bytes_recvd":1,"bytes_sent":2,"uptime":3.5}]}}"#,
+    r#"{"status":"success","response":{"peers":[{"remote":"tls://192.0.2.1:443","up":false,"inbound":true,"latency":1500000,"last_error":"refused"}]}}"#,
+    r#"{"status":"error","error":"Unknown action","response":null}"#,
 ];
 
 fn key() -> SecretKey {
@@ -91,9 +101,11 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     let head =
         |n: u8| Head { author: AuthorId::from_bytes([n; 32]), epoch: 0, seq: 5, id: RecordId::from_bytes([n; 32]) };
     let networks = vec![Follows { network, whole: true }];
-    let hello = Hello { networks, run: Some(1 << 40), iroh, p2p, name: "studio".into(), version: "0.1.0".into() };
+    let (run, relays) = (Some(1 << 40), vec![relay()?]);
+    let hello = Hello { networks, run, iroh, p2p, relays, name: "studio".into(), version: "0.1.0".into() };
     Ok(vec![
         hello.encode()?,
+        hello.encode_second()?,
         hello.encode_first(network)?,
         records_topic(network).into_bytes(),
         Haves { node: key().node(), at: NOW, complete: vec![hash], partial: vec![hash] }.encode()?,
@@ -116,9 +128,14 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     ])
 }
 
+fn relay() -> Result<Relay> {
+    Ok(Relay { node: key().node(), url: "https://relay.example.org".parse()? })
+}
+
 fn tickets() -> Result<Vec<Vec<u8>>> {
     let (p2p, iroh) = (vec!["127.0.0.1:4480".parse()?, "[::1]:4480".parse()?], vec!["127.0.0.1:4481".parse()?]);
-    let text = Ticket { node: key().node(), network: key().network(), p2p, iroh }.to_string();
+    let relays = vec![relay()?];
+    let text = Ticket { node: key().node(), network: key().network(), p2p, iroh, relays }.to_string();
     let code = text.strip_prefix("mhc1").context("prefix")?.to_ascii_uppercase();
     let mut inside = data_encoding::BASE32_NOPAD.decode(code.as_bytes())?;
     inside.truncate(inside.len() - 4);
@@ -146,6 +163,31 @@ fn governance() -> Result<Vec<Vec<u8>>> {
     let erase = Erase { records: [record].into() };
     let bodies = [grant.encode()?, revoke.encode()?, policy.encode()?, erase.encode()?];
     Ok((0u8..).zip(bodies).map(|(kind, body)| [vec![kind], body].concat()).collect())
+}
+
+/// Both forms of an alert, and what is signed of the compact one.
+fn alerts() -> Result<Vec<Vec<u8>>> {
+    let draft = alert::Draft {
+        status: alert::Status::Exercise,
+        kind: alert::Kind::Update,
+        severity: alert::Severity::High,
+        urgency: alert::Urgency::Expected,
+        order: alert::Order::ShutdownOn,
+        at: NOW,
+        life_min: 60,
+        refers: Some(NOW.as_millis() - 1),
+        language: Some(*b"en"),
+        text: "The dam has broken. Go up the hill.".into(),
+    };
+    let alert = draft.sign(&key(), key().network())?;
+    let details = Details {
+        areas: ["Valley".to_owned()].into(),
+        texts: [("pt-br".to_owned(), "A barragem rompeu.\nSubam.".to_owned())].into(),
+        content: Some(RecordId::from_bytes([7; 32])),
+    };
+    let bytes = alert.bytes().to_vec();
+    let head = bytes.get(..bytes.len() - 64).unwrap_or_default().to_vec();
+    Ok(vec![bytes, head, AlertRecord { alert, details }.encode()?])
 }
 
 /// An index, what is signed of it, a want-list, what is summed of it, and heads of entries.
@@ -210,11 +252,13 @@ fn main() -> Result<()> {
     write(dir, "range", ranges.collect())?;
     write(dir, "manifest", vec![manifest().encode()?])?;
     write(dir, "governance", governance()?)?;
+    write(dir, "alert", alerts()?)?;
     write(dir, "record", vec![record(b"hello".to_vec())?, record(manifest().encode()?)?])?;
     write(dir, "wire", messages()?)?;
     write(dir, "bundle", bundles()?)?;
     write(dir, "satellite", satellite()?)?;
     write(dir, "ticket", tickets()?)?;
+    write(dir, "yggdrasil", YGGDRASIL.iter().map(|text| text.as_bytes().to_vec()).collect())?;
     let example = mhc_config::example();
     let set = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line));
     write(dir, "config", vec![example.clone().into_bytes(), set.collect::<Vec<_>>().join("\n").into_bytes()])

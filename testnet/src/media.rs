@@ -11,6 +11,8 @@ use anyhow::{Context, Result, ensure};
 
 /// Playing time of [`video`], in seconds.
 pub const VIDEO_S: u64 = 60;
+/// Playing time of [`three_mbit_video`], in seconds.
+pub const THREE_MBIT_S: u64 = 180;
 
 /// A minute of H.264 and AAC in an MP4 that can be played from its start, about 8 MiB. Made once and kept in `dir`;
 /// the same bytes every time with the same ffmpeg.
@@ -86,6 +88,51 @@ pub fn long_video(dir: &Path) -> Result<PathBuf> {
             "4000k",
             "-bufsize",
             "2000k",
+            "-x264-params",
+            "nal-hrd=cbr:threads=1",
+            "-g",
+            "20",
+            "-pix_fmt",
+            "yuv420p",
+            "-c:a",
+            "aac",
+            "-b:a",
+            "96k",
+            "-movflags",
+            "+faststart",
+        ],
+    )
+}
+
+/// Three minutes of 3 Mbit/s, about 68 MB, that can be played from its start.
+pub fn three_mbit_video(dir: &Path) -> Result<PathBuf> {
+    let length = THREE_MBIT_S.to_string();
+    make(
+        dir,
+        "three-mbit.mp4",
+        &[
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=320x180:rate=10",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=frequency=550:sample_rate=48000",
+            "-t",
+            &length,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-b:v",
+            "2900k",
+            "-minrate",
+            "2900k",
+            "-maxrate",
+            "2900k",
+            "-bufsize",
+            "1500k",
             "-x264-params",
             "nal-hrd=cbr:threads=1",
             "-g",

@@ -37,6 +37,8 @@ pub struct Progress {
     pub requests: usize,
     /// Connections that broke, and why.
     pub broken: Vec<String>,
+    /// The longest that it was behind the film since [`Player::look_anew`]: a player without a buffer stood so long.
+    pub behind: Duration,
 }
 
 /// A film being played on a thread. It stops when this is dropped, at the next byte that comes or with the connection.
@@ -51,13 +53,28 @@ struct State {
     played: Vec<u8>,
     hurry: bool,
     ended: bool,
+    /// The film's clock: when it was so far.
+    clock: Option<(Instant, u64)>,
+    bytes_per_s: f64,
+}
+
+impl State {
+    fn note_behind(&mut self) {
+        if let Some((since, from)) = self.clock.filter(|_| !self.hurry) {
+            let at = (self.progress.bytes - from) as f64 / self.bytes_per_s;
+            let behind = since.elapsed().saturating_sub(Duration::from_secs_f64(at));
+            self.progress.behind = self.progress.behind.max(behind);
+        }
+    }
 }
 
 impl Player {
     /// Plays from the start, through the gateway of `http` inside `netns`.
     pub fn start(netns: &Netns, http: &Http, film: &Film) -> Self {
-        let progress = Progress { bytes: 0, at: Instant::now(), requests: 0, broken: vec![] };
-        let state = Arc::new(Mutex::new(State { progress, played: vec![], hurry: false, ended: false }));
+        let progress = Progress { bytes: 0, at: Instant::now(), requests: 0, broken: vec![], behind: Duration::ZERO };
+        let (played, bytes_per_s) = (vec![], film.bytes_per_s);
+        let state = State { progress, played, hurry: false, ended: false, clock: None, bytes_per_s };
+        let state = Arc::new(Mutex::new(state));
         let player = Self { state: Arc::clone(&state) };
         let (netns, http, film) = (netns.clone(), http.clone(), film.clone());
         thread::spawn(move || {
@@ -79,7 +96,16 @@ impl Player {
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        lock(&self.state).progress.clone()
+        let mut state = lock(&self.state);
+        state.note_behind();
+        state.progress.clone()
+    }
+
+    /// Forgets how far it was behind the film: the film's clock starts anew where it is.
+    pub fn look_anew(&self) {
+        let mut state = lock(&self.state);
+        state.clock = Some((Instant::now(), state.progress.bytes));
+        state.progress.behind = Duration::ZERO;
     }
 
     /// From now on it reads as fast as it can.
@@ -125,26 +151,36 @@ fn play(http: &Http, film: &Film, state: &Mutex<State>) -> Result<()> {
     }
     let expected = format!("bytes {from}-{}/{}", film.bytes - 1, film.bytes);
     ensure!(answer.header("content-range") == Some(&expected), "{:?}, not {expected}", answer.header("content-range"));
-    let (started, mut buffer) = (Instant::now(), [0; READ_BYTES]);
+    let mut buffer = [0; READ_BYTES];
     loop {
         match answer.body.read(&mut buffer).context("cut")? {
             0 if done(state, film) => return Ok(()),
             0 => bail!("it ended early"),
             bytes => {
                 let hurry = take(state, buffer.get(..bytes).unwrap_or_default())?;
-                let at = Duration::from_secs_f64((lock(state).progress.bytes - from) as f64 / film.bytes_per_s);
                 if !hurry {
-                    thread::sleep(at.saturating_sub(started.elapsed()));
+                    thread::sleep(ahead(state));
                 }
             }
         }
     }
 }
 
+/// How long until the film is where the player is.
+fn ahead(state: &Mutex<State>) -> Duration {
+    let state = lock(state);
+    let Some((since, from)) = state.clock else { return Duration::ZERO };
+    let at = Duration::from_secs_f64((state.progress.bytes - from) as f64 / state.bytes_per_s);
+    at.saturating_sub(since.elapsed())
+}
+
 /// Notes bytes as played. Says whether there is a hurry.
 fn take(state: &Mutex<State>, bytes: &[u8]) -> Result<bool> {
     let mut state = lock(state);
     ensure!(!state.ended, "stopped");
+    state.note_behind();
+    let from = state.progress.bytes;
+    state.clock.get_or_insert((Instant::now(), from));
     state.played.extend_from_slice(bytes);
     state.progress.bytes += bytes.len() as u64;
     state.progress.at = Instant::now();

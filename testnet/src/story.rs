@@ -113,6 +113,14 @@ impl Host {
 #[derive(Debug, Clone)]
 pub struct Switch(Netns);
 
+impl Switch {
+    /// Forwards nothing any more, and nobody is told: what is plugged in still sees a live cable. Or goes on.
+    pub fn silence(&self, cut: bool) -> Result<()> {
+        let state = if cut { "down" } else { "up" };
+        self.0.ip(&format!("link set br0 {state}")).map(drop)
+    }
+}
+
 /// A wire of a scenario, measured to be what it is to be.
 #[derive(Debug)]
 pub struct ShapedWire {

@@ -119,6 +119,11 @@ fn line() {
 }
 
 #[test]
+fn ladder() {
+    pass("ladder");
+}
+
+#[test]
 fn shutdown() {
     pass("shutdown");
 }
@@ -135,7 +140,7 @@ fn downlink() {
 
 #[test]
 fn every_scenario_is_tried() {
-    let tried = ["lan", "geo", "nat", "line", "shutdown", "edge", "downlink"];
+    let tried = ["lan", "geo", "nat", "line", "ladder", "shutdown", "edge", "downlink"];
     let tried: Vec<_> = tried.iter().flat_map(|name| scenarios::named(name).unwrap()).map(|it| it.name).collect();
     for scenario in scenarios::ALL {
         assert!(tried.contains(&scenario.name), "{} has no test", scenario.name);

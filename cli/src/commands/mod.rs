@@ -5,8 +5,10 @@ mod bundle;
 mod carousel;
 mod content;
 mod doctor;
+mod emergency;
 mod events;
 mod get;
+mod links;
 mod network;
 mod node;
 mod satellite;
@@ -56,7 +58,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Ticket { blob, within } => node::ticket(output, client, blob, within).await,
         Command::Peer(Peer::Add { ticket }) => node::add_peer(output, client, &ticket).await,
         Command::Peers => node::peers(output, client).await,
-        Command::Links => node::links(output, client).await,
+        Command::Links => links::links(output, client).await,
         Command::Network(command) => with_network(output, client, command).await,
         Command::Pin { content } => node::pin(output, client, content).await,
         Command::Unpin { content } => node::unpin(output, client, content).await,
@@ -64,6 +66,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Bundle(command) => bundle::run(output, client, command).await,
         Command::Carousel(command) => carousel::run(output, client, command).await,
         Command::Satellite(command) => satellite::run(output, client, command).await,
+        Command::Emergency(command) => emergency::run(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all, within } => content::list(output, client, all, within).await,

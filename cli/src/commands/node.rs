@@ -1,4 +1,4 @@
-//! The node itself: status, ticket, peers, links, what it keeps.
+//! The node itself: status, ticket, peers, what it keeps.
 
 use std::{
     io::{self, IsTerminal},
@@ -14,7 +14,7 @@ use crate::{
     args::Within,
     client::Client,
     failure::Failure,
-    output::{Output, aligned, cell, duration, pairs, table},
+    output::{Output, aligned, cell, duration, pairs},
 };
 
 pub(super) async fn status(output: Output, client: &Client) -> Result<(), Failure> {
@@ -88,18 +88,6 @@ fn link_text(link: &Value) -> String {
     let star = if link["selected"] == true { "*" } else { "" };
     let rtt = if link["rtt_ms"].is_null() { String::new() } else { format!(" {}", cell("rtt_ms", &link["rtt_ms"])) };
     format!("{}{star} {}{rtt}", cell("class", &link["class"]), cell("addr", &link["addr"]))
-}
-
-pub(super) async fn links(output: Output, client: &Client) -> Result<(), Failure> {
-    let columns = [
-        ("LINK", "class"),
-        ("STATE", "state"),
-        ("RTT", "rtt_ms"),
-        ("RATE", "rate_bytes_per_s"),
-        ("BUDGET LEFT", "budget_left_bytes"),
-        ("WHY", "why"),
-    ];
-    output.result(&client.get("/api/v1/node/links").await?, |links| table(links, &columns, "no links"))
 }
 
 pub(super) async fn pin(output: Output, client: &Client, content: BlobHash) -> Result<(), Failure> {

@@ -45,7 +45,7 @@ fn watch(node: &Node, content: &str, mode: &str) -> Result<Value> {
 }
 
 /// Runs the browser's script.
-fn drive(node: &Node, content: &str, mode: &str, more: Option<&str>) -> Result<Value> {
+pub(super) fn drive(node: &Node, content: &str, mode: &str, more: Option<&str>) -> Result<Value> {
     let mut command = Command::new("node");
     command.arg(tree().join("testnet/browser/watch.js")).args([&node.ready()?.http, content, mode]).args(more);
     let output = command.output().context("node can't be started; scripts/setup-test.sh installs it")?;

@@ -10,6 +10,7 @@ mod browser;
 mod bundle;
 mod carousel;
 mod cli;
+mod emergency;
 mod flood;
 mod hostile;
 mod kill9;

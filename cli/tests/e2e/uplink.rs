@@ -152,7 +152,7 @@ fn a_node_without_peers_gets_records_and_a_wanted_blob_within_its_budget_through
     let reply = b.http()?.get(&format!("/blobs/{blob}"))?;
     ensure!(reply.status == 200 && reply.body == bytes, "other bytes");
     let links = b.json(&["links"])?;
-    let link = links.as_array().context("links")?.iter().find(|link| link["class"] == "satellite");
+    let link = links["classes"].as_array().context("links")?.iter().find(|link| link["class"] == "satellite");
     ensure!(link.is_some_and(|link| link["budget_left_bytes"].as_u64() > Some(0)), "{links}");
     Ok(())
 }

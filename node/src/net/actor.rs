@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,6 +28,7 @@ use mhc_protocol::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    alerts::IncomingAlert,
     book::Fault,
     endpoint, ids,
     metrics::Stacks,
@@ -60,6 +62,8 @@ pub(super) enum Command {
     Unprovide(BlobHash),
     /// Who announced a blob in the DHT?
     Providers(BlobHash, oneshot::Sender<Vec<NodeId>>),
+    /// Nothing comes from this peer over connections to these addresses.
+    Silent(NodeId, BTreeSet<IpAddr>),
     /// Keep this peer out.
     Block(NodeId),
     /// Say goodbye to everybody; answered when all connections are closed.
@@ -101,6 +105,9 @@ pub(super) struct Channels {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) arrivals: mpsc::Sender<Arrived>,
     pub(super) verdicts: mpsc::Receiver<Verdict>,
+    /// For whoever takes in alerts: the other end of the same.
+    pub(super) judged: mpsc::Sender<Verdict>,
+    pub(super) alerts: mpsc::Sender<IncomingAlert>,
 }
 
 /// The owner of the swarm.
@@ -195,9 +202,24 @@ impl Actor {
                 self.queries.insert(id, Query { found: HashSet::new(), reply });
             }
             Command::Providers(..) => {}
+            Command::Silent(node, ips) => self.drop_silent(node, &ips),
             Command::Block(node) => self.block(node),
             Command::Leave(left) => self.leave(left),
         }
+    }
+
+    /// Connections to the addresses that bytes don't come from any more; libp2p's own pings would take longer to tell.
+    fn drop_silent(&mut self, node: NodeId, ips: &BTreeSet<IpAddr>) {
+        let connections: Vec<_> = {
+            let book = self.shared.book();
+            let links = book.get(node).map(|peer| peer.p2p_links.as_slice()).unwrap_or_default();
+            let silent = links.iter().filter(|link| link.addr.is_some_and(|addr| ips.contains(&addr.ip())));
+            silent.map(|link| link.id).collect()
+        };
+        for connection in connections {
+            let _ = self.swarm.close_connection(connection);
+        }
+        self.shared.book().dial_soon(node);
     }
 
     fn leave(&mut self, left: oneshot::Sender<()>) {
@@ -243,12 +265,13 @@ impl Actor {
         present.iter().for_each(|(node, peer)| self.greet(*node, peer));
     }
 
-    /// Listens to the topics of the networks that are followed whole. Of others only what is wanted is synced; what this
-    /// node itself has to say it can say without listening.
+    /// Listens to the topics of the networks that are followed whole, and to the alerts of all. Of others only what is
+    /// wanted is synced; what this node itself has to say it can say without listening.
     fn update_topics(&mut self) {
         let followed = self.shared.networks.told();
         let of = |network| [Topic::Records(network), Topic::Haves(network)];
-        let wanted = followed.iter().filter(|follows| follows.whole).flat_map(|follows| of(follows.network)).collect();
+        let whole = followed.iter().filter(|follows| follows.whole).flat_map(|follows| of(follows.network));
+        let wanted = whole.chain(followed.iter().map(|follows| Topic::Alerts(follows.network))).collect();
         let gossip = &mut self.swarm.behaviour_mut().gossip;
         for topic in self.topics.difference(&wanted) {
             gossip.unsubscribe(&IdentTopic::new(topic.to_string()));
@@ -301,7 +324,8 @@ impl Actor {
                 if let Some(node) = ids::node_of(&peer_id) {
                     let last = self.shared.book().p2p_closed(node, connection_id, ids::now());
                     if last {
-                        endpoint::close_gone(&self.shared, node);
+                        // A transfer isn't ended because discovery lost sight of a peer: its own path may be another.
+                        self.shared.links.doubt(node);
                     }
                 }
                 self.tell_left();
@@ -310,13 +334,21 @@ impl Actor {
                 self.shared.metrics.dial_failures.get_or_create(&Stacks { stack: "libp2p" }).inc();
                 tracing::debug!(peer = short(peer_id.as_ref().and_then(ids::node_of)), %error, "dial failed");
             }
-            SwarmEvent::NewListenAddr { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
-            | SwarmEvent::ExternalAddrConfirmed { .. }
-            | SwarmEvent::ExternalAddrExpired { .. } => self.update_addrs(),
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+                self.update_addrs();
+                self.on_interfaces();
+            }
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => self.update_addrs(),
             SwarmEvent::ListenerClosed { reason: Err(error), .. } => tracing::error!(%error, "a listener closed"),
             _ => {}
         }
+    }
+
+    /// Whoever is away may be reached now, and peers are told where this node is.
+    fn on_interfaces(&mut self) {
+        self.shared.book().dial_all_soon();
+        self.shared.links.interfaces_changed();
+        self.has_news = true;
     }
 
     fn update_addrs(&self) {
@@ -349,9 +381,9 @@ impl Actor {
 
     fn greeting_for(&self, node: NodeId) -> Option<Greeting> {
         let (hello, first) = (self.shared.hello(), self.first_told(node));
-        match (hello.encode(), hello.encode_first(first)) {
-            (Ok(latest), Ok(first)) => Some(Greeting { latest, first }),
-            (Err(error), _) | (_, Err(error)) => {
+        match (hello.encode(), hello.encode_second(), hello.encode_first(first)) {
+            (Ok(latest), Ok(second), Ok(first)) => Some(Greeting { latest, second, first }),
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
                 tracing::error!(%error, "our own greeting");
                 None
             }
@@ -517,6 +549,7 @@ impl Actor {
                 Some(topic) if !self.shared.networks.follows(topic.network()) => {}
                 Some(Topic::Records(_)) => self.shared.outbox_poke.notify_one(),
                 Some(Topic::Haves(_)) => self.shared.haves_poke.notify_one(),
+                Some(Topic::Alerts(_)) => self.shared.alerts_poke.notify_one(),
                 None => {}
             },
             gossipsub::Event::SlowPeer { peer_id, .. } => {
@@ -532,6 +565,15 @@ impl Actor {
             Some(Topic::Haves(_)) => {
                 let acceptance = self.on_haves(&from, content.source.as_ref(), &content.data);
                 return self.on_verdict(Verdict { message, from, acceptance });
+            }
+            Some(Topic::Alerts(network)) => {
+                let verdicts = self.channels.judged.clone();
+                let alert = IncomingAlert { network, bytes: content.data, message, from, verdicts };
+                if let Err(error) = self.channels.alerts.try_send(alert) {
+                    let IncomingAlert { message, from, .. } = error.into_inner();
+                    self.on_verdict(Verdict { message, from, acceptance: MessageAcceptance::Ignore });
+                }
+                return;
             }
             None => return self.on_verdict(Verdict { message, from, acceptance: MessageAcceptance::Ignore }),
         };

@@ -19,8 +19,10 @@ use super::{
     NetError, NetOptions,
     actor::Command,
     ids,
+    links::{LadderSelector, Links},
     metrics::Stacks,
     provider,
+    relays::{self, Relays},
     shared::{CLOSE_LIMIT, CLOSE_STOPPING, Shared, without},
     swarm::{Udp, free_port},
     sync,
@@ -38,22 +40,29 @@ const MAX_INCOMING: usize = 256;
 const INITIAL_WINDOW_BYTES: u64 = 32 * 1_200;
 /// With so many connections, newcomers must first prove their address.
 const RETRY_ABOVE: usize = MAX_INCOMING / 4;
+/// Room for datagrams, which are dropped unread.
+const DATAGRAM_BYTES: usize = 4 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// After a failure, callers are told so for as long without another attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the endpoint: no relay, no look-up at anybody's servers, no port mapping.
-pub(super) async fn bind(options: &NetOptions) -> Result<Endpoint, NetError> {
+/// How long another address than relays is waited for.
+const GREETING_TIMEOUT_WITH_RELAYS: Duration = Duration::from_millis(500);
+
+/// Opens the endpoint: no relay but those that peers name, no look-up at anybody's servers, no port mapping.
+pub(super) async fn bind(options: &NetOptions, links: Arc<Links>, relays: &Relays) -> Result<Endpoint, NetError> {
     let port = free_port(&options.listen, options.iroh_port, "--p2p-port", Udp)?;
     // With 0, each family may have a port of its own: the sockets' own choice can't be taken by others.
     let port = if options.iroh_port == 0 { 0 } else { port };
-    let mut builder = Endpoint::builder(presets::Minimal)
+    let mut builder = relays
+        .prepare(Endpoint::builder(presets::Minimal))
         .secret_key(SecretKey::from_bytes(&options.key.seed()))
         .alpns(vec![BYTES_ALPN.to_vec(), SYNC_ALPN.to_vec()])
         .portmapper_config(PortmapperConfig::Disabled)
         .transport_config(transport())
+        .path_selector(Arc::new(LadderSelector(links)))
         .clear_ip_transports();
     for ip in &options.listen {
         let addr = SocketAddr::new(*ip, port);
@@ -82,6 +91,8 @@ fn transport() -> QuicTransportConfig {
         .congestion_controller_factory(Arc::new(congestion))
         // One answer after the other: side by side they would all end at once, and then nothing is under way.
         .send_fairness(false)
+        // Nobody sends any but questions whether a path works, whose answer is the transport's acknowledgement.
+        .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
         .build()
 }
 
@@ -155,6 +166,16 @@ impl Pool {
         Arc::clone(slots.entry((node, alpn)).or_default())
     }
 
+    /// Lets the peer be dialled at once, whatever came of it before.
+    pub(super) fn forgive(&self, node: NodeId) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, slot) in slots.iter().filter(|((other, _), _)| *other == node) {
+            if let Ok(mut slot) = slot.try_lock() {
+                slot.failed = None;
+            }
+        }
+    }
+
     /// Drops every connection.
     pub(super) fn clear(&self) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -200,13 +221,17 @@ fn may_connect(shared: &Shared, node: NodeId) -> Result<(), ConnectError> {
     }
 }
 
-async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
-    let addrs = iroh_addrs(shared, node).await;
+/// A connection of its own to `node`, which isn't in the pool.
+pub(super) async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
+    may_connect(shared, node)?;
+    let relays = relays::towards(shared, node);
+    let patience = if relays.is_empty() { GREETING_TIMEOUT } else { GREETING_TIMEOUT_WITH_RELAYS };
+    let addrs = iroh_addrs(shared, node, patience).await;
     let unreachable = |why: &str| ConnectError::Unreachable(why.into());
-    if addrs.is_empty() {
+    if addrs.is_empty() && relays.is_empty() {
         return Err(unreachable("no address is known"));
     }
-    let addr = ids::endpoint_addr(node, &addrs).ok_or_else(|| unreachable("its id isn't a key"))?;
+    let addr = ids::endpoint_addr(node, &addrs, &relays).ok_or_else(|| unreachable("its id isn't a key"))?;
     match tokio::time::timeout(CONNECT_TIMEOUT, shared.endpoint.connect(addr, alpn)).await {
         Ok(Ok(conn)) => Ok(conn),
         Ok(Err(error)) => Err(unreachable(&format!("{error:#}"))),
@@ -214,11 +239,12 @@ async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Conn
     }
 }
 
-/// Where `node`'s iroh listens. When that isn't known yet, libp2p is asked to find the node, which then greets.
+/// Where `node`'s iroh listens. When that isn't known yet, libp2p is asked to find the node, which then greets, and that
+/// is waited for.
 ///
 /// Addresses that are ours too (loopback, or a private network like another one, at the default port) lead to ourselves,
 /// and the first answer would end the attempt: of the wrong node.
-async fn iroh_addrs(shared: &Shared, node: NodeId) -> Vec<SocketAddr> {
+async fn iroh_addrs(shared: &Shared, node: NodeId, patience: Duration) -> Vec<SocketAddr> {
     let known = || {
         let addrs = shared.book().get(node).map(|peer| peer.iroh.clone()).unwrap_or_default();
         without(addrs, &shared.iroh_addrs())
@@ -229,7 +255,7 @@ async fn iroh_addrs(shared: &Shared, node: NodeId) -> Vec<SocketAddr> {
     }
     let mut greetings = shared.greetings.subscribe();
     let greeted = async { while known().is_empty() && greetings.changed().await.is_ok() {} };
-    let _ = tokio::time::timeout(GREETING_TIMEOUT, greeted).await;
+    let _ = tokio::time::timeout(patience, greeted).await;
     known()
 }
 

@@ -6,11 +6,14 @@
 //! | `swarm` | which libp2p protocols run, within which limits, where they listen |
 //! | `actor` | the task that owns the swarm |
 //! | `gossip` | records: what arrives to the log, the outbox to the network |
+//! | `alerts` | alerts: what arrives waits for a verdict |
 //! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
 //! | `endpoint` | iroh: who may connect, the pool of connections |
 //! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
+//! | `relays` | this node's own relay, and those that it uses |
 //! | `networks` | which networks are followed, and how much of each |
 //! | `sync` | pulls missed records, answers `/mhc/sync/2` |
+//! | `links` | which way bytes take to each peer: the shell of the ladder |
 //! | `book`, `cache`, `peers` | what is known of peers, what is kept of it, how it is shown |
 //!
 //! Records of a network are exchanged with peers that follow it, too: gossip topics and sync requests name the network.
@@ -18,6 +21,7 @@
 //! whoever knows a hash may ask for it.
 
 mod actor;
+mod alerts;
 mod announce;
 mod book;
 mod cache;
@@ -26,10 +30,12 @@ mod error;
 mod gossip;
 mod haves;
 mod ids;
+mod links;
 mod metrics;
 mod networks;
 mod peers;
 mod provider;
+mod relays;
 mod shared;
 mod swarm;
 mod sync;
@@ -41,7 +47,8 @@ mod upload;
 use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -49,10 +56,12 @@ use futures::future::BoxFuture;
 use iroh::endpoint::Connection;
 use mhc_protocol::{
     BlobHash, NetworkId, NodeId, SecretKey,
+    link::LinkPolicy,
     network::{Interest, Scope},
     ticket::{MAX_TICKET_ADDRS, Ticket},
     wire::{Follows, MAX_NAME_BYTES, MAX_VERSION_BYTES},
 };
+use mhc_relay::RelayServer;
 use mhc_storage::{
     blob::BlobStore,
     record::{Records, RecordsError},
@@ -63,14 +72,19 @@ use tokio_util::sync::CancellationToken;
 use self::{
     actor::{Actor, Channels, Command},
     book::Fault,
+    links::Links,
     networks::{Followed, Networks},
+    relays::Relays,
     shared::{Parts, Shared},
 };
 pub use self::{
+    alerts::IncomingAlert,
     book::CUT_OFF_SCORE,
     error::NetError,
+    links::{AdminState, ClassReport, LinkReport, OverlayState, PeerReport},
     metrics::{Kinds, Metrics, Outcomes, Stacks},
-    peers::{LinkInfo, Membership, PeerInfo},
+    peers::{LinkAddr, LinkInfo, Membership, PeerInfo},
+    relays::RelaySettings,
 };
 use crate::fetch::{ConnectError, Misbehaviour, Peers};
 
@@ -83,8 +97,8 @@ const DHT_WAIT: Duration = Duration::from_secs(3);
 const DHT_WAIT_WITH_PEERS: Duration = Duration::from_secs(1);
 /// Most providers named for one blob.
 const MAX_CANDIDATES: usize = 32;
-/// Shutdown in phases: answers under way may end, peers are told, tasks are dropped, sockets close. Together
-/// under 5 s.
+/// Shutdown in phases: answers under way may end, peers are told, tasks are dropped, sockets close, the relay ends.
+/// Together under 6 s.
 const DRAIN: Duration = Duration::from_secs(1);
 const LEAVE: Duration = Duration::from_millis(500);
 const STOP: Duration = Duration::from_secs(1);
@@ -111,6 +125,10 @@ pub struct NetOptions {
     pub version: String,
     /// Most bytes of blobs a second that are sent to peers; none for no limit.
     pub upload_bytes_per_s: Option<u64>,
+    /// This node relays for others, too.
+    pub relay: Option<RelaySettings>,
+    /// Admin socket of the Yggdrasil daemon, a path or `tcp://address:port`; none for where daemons listen by themselves.
+    pub yggdrasil_admin: Option<PathBuf>,
 }
 
 /// A network that this node follows.
@@ -136,6 +154,10 @@ struct Inner {
     shared: Arc<Shared>,
     /// Cancelled first when the node stops: no new connections, no new work.
     accepting: CancellationToken,
+    /// This node's own relay.
+    relay: tokio::sync::Mutex<Option<RelayServer>>,
+    /// Until somebody takes it.
+    incoming_alerts: Mutex<Option<mpsc::Receiver<IncomingAlert>>>,
 }
 
 impl Drop for Inner {
@@ -151,7 +173,8 @@ impl Net {
         // Both stacks bring rustls; without a choice made before, the first to need one would make it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let swarm = swarm::start(&options).await?;
-        let endpoint = endpoint::bind(&options).await?;
+        let (links, relays) = (Arc::new(Links::new()), Relays::default());
+        let endpoint = endpoint::bind(&options, Arc::clone(&links), &relays).await?;
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (sync_pokes, poke_queue) = mpsc::channel(SYNC_POKES);
         let networks = Networks::load(options.network, options.key.author(), records.clone())
@@ -167,6 +190,8 @@ impl Net {
             records,
             blobs,
             endpoint,
+            relays,
+            links,
             commands,
             sync_pokes,
             upload_bytes_per_s: options.upload_bytes_per_s,
@@ -177,17 +202,29 @@ impl Net {
         }
         let (arrivals, arrival_queue) = mpsc::channel(ARRIVALS);
         let (verdicts, verdict_queue) = mpsc::channel(VERDICTS);
-        let channels = Channels { commands: command_queue, arrivals, verdicts: verdict_queue };
+        let (alerts, alert_queue) = mpsc::channel(alerts::WAITING);
+        let judged = verdicts.clone();
+        let channels = Channels { commands: command_queue, arrivals, verdicts: verdict_queue, judged, alerts };
         let actor = Actor::new(Arc::clone(&shared), swarm, channels);
         let accepting = shared.tasks.cancel.child_token();
-        let net = Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting }));
+        let relay = match options.relay {
+            Some(settings) => Some(relays::serve(&shared, settings).await?),
+            None => None,
+        };
+        let incoming_alerts = Mutex::new(Some(alert_queue));
+        let net =
+            Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting, relay: relay.into(), incoming_alerts }));
         shared.tasks.spawn(actor.run());
         shared.tasks.spawn(gossip::ingest(Arc::clone(&shared), arrival_queue, verdicts));
         net.spawn_until_stopping(gossip::outbox(Arc::clone(&shared)));
         net.spawn_until_stopping(announce::run(Arc::clone(&shared)));
         net.spawn_until_stopping(cache::keep(Arc::clone(&shared)));
         net.spawn_until_stopping(sync::drive(Arc::clone(&shared), poke_queue));
+        net.spawn_until_stopping(links::run(Arc::clone(&shared)));
+        net.spawn_until_stopping(links::watch_overlay(Arc::clone(&shared), options.yggdrasil_admin));
         net.spawn_until_stopping(endpoint::accept(Arc::clone(&shared)));
+        net.spawn_until_stopping(relays::keep(Arc::clone(&shared)));
+        net.spawn_until_stopping(relays::look_for_ways(Arc::clone(&shared)));
         Ok(net)
     }
 
@@ -266,6 +303,7 @@ impl Net {
         shared.commands.send(Command::Networks).await.map_err(|_| NetError::Stopped)?;
         shared.outbox_poke.notify_one();
         shared.haves_poke.notify_one();
+        shared.relays.poke.notify_one();
         for Follows { network, .. } in followed {
             for node in shared.book().members_of(network) {
                 let _ = shared.sync_pokes.try_send((node, network));
@@ -292,7 +330,7 @@ impl Net {
             addrs
         };
         let (p2p, iroh) = (limit(self.p2p_addrs()), limit(self.iroh_addrs()));
-        Ticket { node: self.node(), network, p2p, iroh }
+        Ticket { node: self.node(), network, p2p, iroh, relays: relays::told(&self.0.shared) }
     }
 
     /// Remembers the peer durably and dials it, again and again until it is there.
@@ -310,8 +348,10 @@ impl Net {
         {
             let mut book = shared.book();
             book.learn_addrs(ticket.node, &ticket.p2p, &ticket.iroh);
+            book.learn_relays(ticket.node, &ticket.relays);
             book.want(ticket.node);
         }
+        shared.relays.poke.notify_one();
         cache::save(shared).await.map_err(|error| NetError::Internal(error.to_string()))?;
         shared.commands.send(Command::Dial(ticket.node)).await.map_err(|_| NetError::Stopped)
     }
@@ -324,6 +364,21 @@ impl Net {
         };
         peers.sort_by_key(|peer| (!peer.connected, std::cmp::Reverse(peer.last_seen), peer.node));
         peers
+    }
+
+    /// The ways to each peer, which of them carries, and why.
+    pub fn link_report(&self) -> LinkReport {
+        links::report(&self.0.shared)
+    }
+
+    /// Which way the ladder leans.
+    pub fn link_policy(&self) -> LinkPolicy {
+        self.0.shared.links.policy()
+    }
+
+    /// Leans another way from now on, without breaking what works. Kept until it is set again or the node ends.
+    pub fn set_link_policy(&self, policy: LinkPolicy) {
+        self.0.shared.links.set_policy(policy);
     }
 
     /// Peers with a connection now.
@@ -346,7 +401,7 @@ impl Net {
         Arc::clone(&self.0.shared.metrics)
     }
 
-    /// Stops in phases within 5 s: takes nothing new, lets answers under way end, tells the peers, drops every
+    /// Stops in phases within 6 s: takes nothing new, lets answers under way end, tells the peers, drops every
     /// task, closes the sockets.
     pub async fn shutdown(&self) {
         let shared = &self.0.shared;
@@ -371,6 +426,9 @@ impl Net {
             tracing::warn!(tasks = shared.tasks.tracker.len(), "tasks are slow to stop");
         }
         let _ = tokio::time::timeout(CLOSE, shared.endpoint.close()).await;
+        if let Some(relay) = self.0.relay.lock().await.take() {
+            let _ = tokio::time::timeout(STOP, relay.shutdown()).await;
+        }
     }
 
     /// Who says to have the blob, then the members of our networks, who may without having said so.

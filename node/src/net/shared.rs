@@ -21,9 +21,11 @@ use super::{
     endpoint::Pool,
     haves::HaveTable,
     ids,
+    links::Links,
     metrics::{Kinds, Metrics},
     networks::Networks,
     provider::Provider,
+    relays::{self, Relays},
 };
 
 /// Close code of connections to peers that are cut off.
@@ -63,6 +65,8 @@ pub(super) struct Shared {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) relays: Relays,
+    pub(super) links: Arc<Links>,
     pub(super) pool: Pool,
     pub(super) provider: Provider,
     pub(super) sync_server: super::sync::Server,
@@ -75,6 +79,8 @@ pub(super) struct Shared {
     pub(super) outbox_poke: Notify,
     /// A peer subscribed: tell what we hold.
     pub(super) haves_poke: Notify,
+    /// A peer subscribed to alerts: tell it those that hold.
+    pub(super) alerts_poke: Notify,
     /// Counts greetings, for whoever waits for one.
     pub(super) greetings: watch::Sender<u64>,
     book: Mutex<Book>,
@@ -98,6 +104,8 @@ pub(super) struct Parts {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) relays: Relays,
+    pub(super) links: Arc<Links>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) sync_pokes: mpsc::Sender<(NodeId, NetworkId)>,
     pub(super) upload_bytes_per_s: Option<u64>,
@@ -106,7 +114,7 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { node, networks, run, name, version, records, blobs, .. } = parts;
-        let Parts { endpoint, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
+        let Parts { endpoint, relays, links, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
         Self {
             book: Mutex::new(Book::new(node, networks.told().iter().map(|follows| follows.network).collect())),
             node,
@@ -117,6 +125,8 @@ impl Shared {
             records,
             blobs,
             endpoint,
+            relays,
+            links,
             pool: Pool::default(),
             provider: Provider::new(upload_bytes_per_s),
             sync_server: super::sync::Server::default(),
@@ -126,6 +136,7 @@ impl Shared {
             sync_pokes,
             outbox_poke: Notify::new(),
             haves_poke: Notify::new(),
+            alerts_poke: Notify::new(),
             greetings: watch::Sender::new(0),
             haves: Mutex::default(),
             p2p_addrs: Mutex::default(),
@@ -176,6 +187,7 @@ impl Shared {
             run: Some(self.run),
             iroh: limit(self.iroh_addrs()),
             p2p: limit(self.p2p_addrs()),
+            relays: relays::told(self),
             name: self.name.clone(),
             version: self.version.clone(),
         }

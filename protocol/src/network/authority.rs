@@ -143,7 +143,6 @@ impl Authority {
         let membership = self.membership();
         let mut roles = self.holding(actor, when).map(|effective| (effective.grant.role, effective.grant.channel));
         let is_member = self.holding(actor, when).next().is_some();
-        let is_issuer = || self.latest().is_some_and(|policy| policy.issuers.contains(&actor));
         let allowed = match action {
             Action::Write => is_member || membership == Membership::Open,
             Action::Publish => match membership {
@@ -160,7 +159,7 @@ impl Authority {
             }),
             Action::ConfirmPayments => roles.any(|(role, _)| role == Role::Treasurer),
             Action::ServeEdge => roles.any(|(role, _)| role == Role::Relay),
-            Action::Broadcast => is_issuer() || roles.any(|(role, _)| role == Role::Admin),
+            Action::Broadcast => self.is_issuer(actor) || roles.any(|(role, _)| role == Role::Admin),
             Action::SetPolicy => roles.any(|(role, _)| role == Role::Admin),
         };
         match (allowed, is_member || membership == Membership::Open) {
@@ -168,6 +167,11 @@ impl Authority {
             (false, true) => Err(Denied::Role),
             (false, false) => Err(Denied::NotMember),
         }
+    }
+
+    /// Whether the policy names `author` as an emergency issuer.
+    fn is_issuer(&self, author: AuthorId) -> bool {
+        self.latest().is_some_and(|policy| policy.issuers.contains(&author))
     }
 
     /// Whether a record counts: belongs into the index.
@@ -182,7 +186,8 @@ impl Authority {
             true => Some(Role::Admin),
             false => self.role(author, when),
         };
-        if role.is_none() && self.membership() != Membership::Open {
+        // An emergency issuer who holds no role must still be able to alert.
+        if role.is_none() && self.membership() != Membership::Open && !self.is_issuer(author) {
             return Limits::NONE;
         }
         let name = role.map_or(Limits::ANYONE, Role::as_str);

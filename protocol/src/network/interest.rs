@@ -44,8 +44,8 @@ impl Scope {
 
 impl Interest {
     /// Whose logs that is, by what is known now: the logs of those who govern are always among them, since without
-    /// them a node would decide otherwise than others what a record counts for, and so is `own`. `publisher` tells who
-    /// wrote a record, as far as that is known.
+    /// them a node would decide otherwise than others what a record counts for, and so are those of the emergency
+    /// issuers and `own`. `publisher` tells who wrote a record, as far as that is known.
     pub fn scope(
         &self,
         authority: &Authority,
@@ -54,6 +54,7 @@ impl Interest {
     ) -> Scope {
         let mut authors = authority.governors();
         authors.insert(own);
+        authors.extend(authority.latest().map(|policy| &policy.issuers).into_iter().flatten());
         match self {
             Self::Whole => return Scope::All,
             Self::Channels(channels) => authors.extend(channels),

@@ -34,7 +34,7 @@ pub use self::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AuthorId, manifest::MANIFEST, record::RecordKind};
+use crate::{AuthorId, alert::ALERT, manifest::MANIFEST, record::RecordKind};
 
 /// A place in a log: epoch, then sequence number within it.
 pub type Position = (u64, u64);
@@ -118,6 +118,7 @@ impl Action {
         match kind {
             kind if is_governance(kind) || *kind == ERASE => None,
             kind if *kind == MANIFEST => Some(Self::Publish),
+            kind if *kind == ALERT => Some(Self::Broadcast),
             _ => Some(Self::Write),
         }
     }

@@ -1,5 +1,5 @@
 //! Gossip: one topic of a network carries records, each an envelope as [`crate::record`] describes it; another
-//! says who holds which blobs.
+//! says who holds which blobs; a third carries alerts in the form of [`crate::alert::Alert`].
 
 use std::fmt;
 
@@ -17,6 +17,7 @@ pub const MAX_HAVES: usize = 1024;
 
 const RECORDS_PREFIX: &str = "/mhc/records/1/";
 const HAVES_PREFIX: &str = "/mhc/haves/1/";
+const ALERTS_PREFIX: &str = "/mhc/alerts/1/";
 
 /// What is gossiped where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,24 +26,25 @@ pub enum Topic {
     Records(NetworkId),
     /// What the nodes of a network hold.
     Haves(NetworkId),
+    /// A network's alerts.
+    Alerts(NetworkId),
 }
 
 impl Topic {
     /// The topic with this name, if it is one.
     pub fn parse(name: &str) -> Option<Self> {
-        let (topic, id): (fn(NetworkId) -> Self, _) = match name.strip_prefix(RECORDS_PREFIX) {
-            Some(id) => (Self::Records, id),
-            None => (Self::Haves, name.strip_prefix(HAVES_PREFIX)?),
-        };
+        let id = |prefix| name.strip_prefix(prefix)?.parse().ok();
+        let records = id(RECORDS_PREFIX).map(Self::Records);
+        let topic = records.or_else(|| id(HAVES_PREFIX).map(Self::Haves));
+        let topic = topic.or_else(|| id(ALERTS_PREFIX).map(Self::Alerts))?;
         // One name for each.
-        let topic = topic(id.parse().ok()?);
         (topic.to_string() == name).then_some(topic)
     }
 
     /// The network it belongs to.
     pub const fn network(self) -> NetworkId {
         match self {
-            Self::Records(network) | Self::Haves(network) => network,
+            Self::Records(network) | Self::Haves(network) | Self::Alerts(network) => network,
         }
     }
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Topic {
         match self {
             Self::Records(network) => write!(f, "{RECORDS_PREFIX}{network}"),
             Self::Haves(network) => write!(f, "{HAVES_PREFIX}{network}"),
+            Self::Alerts(network) => write!(f, "{ALERTS_PREFIX}{network}"),
         }
     }
 }
@@ -142,6 +145,8 @@ mod tests {
         let network = SecretKey::from_seed(&[1; 32]).network();
         assert_eq!(Topic::parse(&records_topic(network)), Some(Topic::Records(network)));
         assert_eq!(Topic::parse(&haves_topic(network)), Some(Topic::Haves(network)));
+        let alerts = Topic::Alerts(network);
+        assert_eq!(Topic::parse(&alerts.to_string()), Some(alerts));
         let upper = format!("{HAVES_PREFIX}{}", network.to_string().to_uppercase());
         let cut = records_topic(network)[..78].to_owned();
         let longer = format!("{}0", records_topic(network));

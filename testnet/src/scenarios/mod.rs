@@ -4,12 +4,13 @@ mod downlink;
 mod edge;
 mod geo;
 mod geo_wire;
+mod ladder;
 mod lan;
 mod line;
 mod nat;
 mod shutdown;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use mhc_protocol::{BlobHash, ticket::Ticket};
@@ -32,8 +33,10 @@ pub const ALL: &[Scenario] = &[
     nat::RESTRICTED_CONE,
     nat::PORT_RESTRICTED_CONE,
     nat::SYMMETRIC,
+    nat::UPGRADE,
     shutdown::SCENARIO,
     line::SCENARIO,
+    ladder::SCENARIO,
     edge::SCENARIO,
     downlink::SCENARIO,
 ];
@@ -62,14 +65,18 @@ fn film() -> Result<PathBuf> {
 
 /// Has the node publish a minute of video.
 fn publish_film(story: &mut Story, host: &Host, node: &Node) -> Result<Published> {
-    let file = film()?;
-    let bytes = std::fs::read(&file)?;
-    let content = text(&node.publish(&file, &["--title", "The film"])?, "content")?;
+    publish(story, host, node, &film()?, media::VIDEO_S)
+}
+
+/// Has the node publish a film that plays for so long.
+fn publish(story: &mut Story, host: &Host, node: &Node, file: &Path, plays_s: u64) -> Result<Published> {
+    let bytes = std::fs::read(file)?;
+    let content = text(&node.publish(file, &["--title", "The film"])?, "content")?;
     story.say(format!("{}: published a film of {} bytes", host.name(), bytes.len()));
     let film = Film {
         path: format!("/api/v1/videos/{content}/stream"),
         bytes: bytes.len() as u64,
-        bytes_per_s: bytes.len() as f64 / media::VIDEO_S as f64,
+        bytes_per_s: bytes.len() as f64 / plays_s as f64,
     };
     Ok(Published { content, film, hash: BlobHash::of(&bytes) })
 }

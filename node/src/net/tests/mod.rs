@@ -4,6 +4,7 @@ mod exchange;
 mod hostile;
 mod networks;
 mod provider;
+mod relays;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -41,7 +42,9 @@ fn options(seed: u8) -> NetOptions {
         mdns: false,
         name: format!("node {seed}"),
         version: "0.1.0".into(),
+        yggdrasil_admin: None,
         upload_bytes_per_s: None,
+        relay: None,
     }
 }
 
