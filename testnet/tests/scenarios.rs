@@ -139,8 +139,13 @@ fn alert() {
 }
 
 #[test]
+fn downlink() {
+    pass("downlink");
+}
+
+#[test]
 fn every_scenario_is_tried() {
-    let tried = ["lan", "geo", "nat", "line", "ladder", "shutdown", "edge", "alert"];
+    let tried = ["lan", "geo", "nat", "line", "ladder", "shutdown", "edge", "alert", "downlink"];
     let tried: Vec<_> = tried.iter().flat_map(|name| scenarios::named(name).unwrap()).map(|it| it.name).collect();
     for scenario in scenarios::ALL {
         assert!(tried.contains(&scenario.name), "{} has no test", scenario.name);

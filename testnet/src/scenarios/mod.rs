@@ -1,8 +1,10 @@
 //! The scenarios, a file each. docs/testnet.md says how to write one.
 
 mod alert;
+mod downlink;
 mod edge;
 mod geo;
+mod geo_wire;
 mod ladder;
 mod lan;
 mod line;
@@ -26,6 +28,7 @@ use crate::{
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[
     lan::SCENARIO,
+    geo_wire::SCENARIO,
     geo::SCENARIO,
     nat::FULL_CONE,
     nat::RESTRICTED_CONE,
@@ -37,6 +40,7 @@ pub const ALL: &[Scenario] = &[
     ladder::SCENARIO,
     edge::SCENARIO,
     alert::SCENARIO,
+    downlink::SCENARIO,
 ];
 
 /// Those of a name: one scenario, all whose names begin with `name-`, or `all`. The error names what there is.
