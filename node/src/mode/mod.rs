@@ -260,8 +260,11 @@ impl ShutdownMode {
 
     /// In shutdown mode, fetches what the policy calls essential and isn't here.
     async fn prefetch(&self) {
+        if !self.0.prefetch {
+            return;
+        }
         let mut mode = self.0.mode.subscribe();
-        while self.0.prefetch {
+        loop {
             if mode.wait_for(|mode| *mode == Mode::Shutdown).await.map(drop).is_err() {
                 return;
             }
