@@ -19,7 +19,7 @@ use super::{local_ip, route_of};
 use crate::net::{
     actor::Command,
     endpoint,
-    shared::{CLOSE_STOPPING, Shared},
+    shared::{CLOSE_STOPPING, Shared, without},
 };
 
 /// A question that the other end's transport answers and its program never sees.
@@ -135,10 +135,12 @@ impl Watch {
     fn decide(&self, peers: &[(NodeId, BTreeMap<Route, Seen>)]) -> Vec<Effect> {
         let shared = &self.shared;
         let ours = shared.links.own_addresses();
+        let sockets = shared.iroh_addrs();
         let known: Vec<(NodeId, Vec<Route>)> = {
             let book = shared.book();
-            let routes = |node: NodeId| book.get(node).map(|peer| peer.iroh.iter().copied().map(Route::Ip).collect());
-            peers.iter().map(|(node, _)| (*node, routes(*node).unwrap_or_default())).collect()
+            let theirs = |node: NodeId| book.get(node).map(|peer| without(peer.iroh.clone(), &sockets));
+            let routes = |node: NodeId| theirs(node).unwrap_or_default().into_iter().map(Route::Ip).collect();
+            peers.iter().map(|(node, _)| (*node, routes(*node))).collect()
         };
         let now = shared.links.now();
         let mut ladder = shared.links.ladder();
