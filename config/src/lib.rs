@@ -34,7 +34,7 @@ pub enum Role {
 config! {
     /// Every setting of a node.
     Config {
-        /// Jobs this node does for others: "relay". Accepted now; the relay itself comes later.
+        /// Jobs this node does for others: "relay", see `[relay]`.
         roles: Vec<Role>, example r#"["relay"]"#;
         /// This node.
         node: Node;
@@ -46,6 +46,8 @@ config! {
         storage: Storage;
         /// The ways bytes take.
         links: Links;
+        /// The relay that this node runs when it has the role "relay".
+        relay: Relay;
     }
 
     /// Settings of the node as such.
@@ -142,6 +144,23 @@ config! {
         carousel: Carousel;
     }
 
+    /// Settings of the relay that this node runs when it has the role "relay". It passes traffic on between members of
+    /// this node's networks that can't reach each other, and tells them how they are seen from outside.
+    Relay {
+        /// Address and port it listens on: TCP for what is passed on, UDP to tell nodes how they are seen; port 0 takes
+        /// any free one. Both must be reachable from outside.
+        listen: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 4443);
+        /// Where others find it. Without it, at this node's own address and the port above.
+        public_url: Option<String>, check relay_url, example r#""https://relay.example.org:4443""#;
+        /// Certificate chain in PEM. With it and `relay.tls_key` the relay speaks HTTPS, without plain HTTP: what it
+        /// passes on is encrypted in either case, but who talks to whom can then be seen on the way.
+        tls_certificate: Option<PathBuf>, example r#""/etc/mhc/relay.pem""#;
+        /// Private key of the certificate, in PEM.
+        tls_key: Option<PathBuf>, example r#""/etc/mhc/relay.key""#;
+        /// Most bytes a second that are taken from one member's connection.
+        member_bytes_per_s: u32 = 4 << 20, check between(16 << 10, u32::MAX);
+    }
+
     /// Settings of the one-way carousel's receiver.
     Carousel {
         /// Address and port that a carousel is received at, a multicast group or one of this machine's own. Without it,
@@ -155,6 +174,13 @@ config! {
         /// Memory for what is collected and not yet whole, in bytes. A sender needs 48 MiB of it; decoding takes up to
         /// 80 MiB on top for a moment.
         memory_bytes: u64 = 96 << 20, check between(24 << 20, 1 << 40);
+    }
+}
+
+impl Relay {
+    /// Certificate and key, when both are named.
+    pub fn certificate(&self) -> Option<(PathBuf, PathBuf)> {
+        self.tls_certificate.clone().zip(self.tls_key.clone())
     }
 }
 
@@ -224,6 +250,15 @@ fn interface_name(name: &Option<String>) -> Result<(), String> {
     match name {
         Some(name) if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) || name.starts_with('.') => {
             Err(format!("{name:?} isn't the name of an interface, as `ip link` prints it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn relay_url(url: &Option<String>) -> Result<(), String> {
+    match url {
+        Some(url) if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) => {
+            Err(format!("{url:?} isn't the address of a relay: write it as in \"https://relay.example.org\""))
         }
         _ => Ok(()),
     }

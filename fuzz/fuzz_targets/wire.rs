@@ -1,5 +1,6 @@
-//! Every message between nodes: never a panic, and what is accepted has this one encoding. Whatever may be asked of
-//! reconciliation has an answer that may be sent, and whatever may be answered leaves the client with a decision.
+//! Every message between nodes, and what they show relays: never a panic, and what is accepted has this one encoding.
+//! Whatever may be asked of reconciliation has an answer that may be sent, and whatever may be answered leaves the client
+//! with a decision.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -10,6 +11,7 @@ use mhc_protocol::{
         Client, Start,
         testing::{Node, network, whole},
     },
+    relay::{RelayUrl, read_token, write_token},
     wire::{Haves, Hello, SyncRequest, SyncResponse, Topic},
 };
 
@@ -34,6 +36,14 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some(topic) = str::from_utf8(data).ok().and_then(Topic::parse) {
         assert_eq!(topic.to_string().as_bytes(), data);
+    }
+    if let Ok(text) = str::from_utf8(data) {
+        if let Ok(networks) = read_token(text) {
+            assert_eq!(read_token(&write_token(networks.clone())), Ok(networks));
+        }
+        if let Ok(url) = text.parse::<RelayUrl>() {
+            assert_eq!(url.as_str().parse(), Ok(url));
+        }
     }
     if let Ok(response) = SyncResponse::decode(data) {
         for node in &*NODES {

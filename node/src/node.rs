@@ -3,16 +3,20 @@
 use std::{
     future::Future,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use futures::future::{self, OptionFuture};
 use mhc_api::{BindError, BoundGateway, Gateway, GatewayOptions, OperatorToken, Registry, Routes, SetupCodes};
-use mhc_config::Config;
+use mhc_config::{Config, Role};
 use mhc_platform::{Context, Publisher, Service, catalog};
-use mhc_protocol::{NetworkId, NodeId, SecretKey, network::Interest, ticket::Ticket};
-use mhc_relay::front::{Front, FrontError, FrontOptions};
+use mhc_protocol::{NetworkId, NodeId, SecretKey, network::Interest, relay::RelayUrlError, ticket::Ticket};
+use mhc_relay::{
+    CertificateFiles, RelayOptions,
+    front::{Front, FrontError, FrontOptions},
+};
 use mhc_storage::{
     blob::{BlobError, BlobOptions, BlobStore},
     kv::KvError,
@@ -28,7 +32,7 @@ use crate::{
     home::{Home, HomeError},
     http::{self, Operations},
     journal::Journal,
-    net::{Net, NetError, NetOptions},
+    net::{Net, NetError, NetOptions, RelaySettings},
     pins::Pins,
     satellite::{self, ListenError, Satellite},
 };
@@ -92,6 +96,9 @@ pub enum StartError {
     /// A ticket in the settings.
     #[error("p2p.peers: {0}")]
     Ticket(#[from] mhc_protocol::ticket::TicketError),
+    /// The relay's address in the settings.
+    #[error("relay.public_url: {0}")]
+    RelayUrl(#[from] RelayUrlError),
 }
 
 impl StartError {
@@ -134,7 +141,7 @@ impl Node {
         let projections = services.iter().map(|service| Arc::clone(service) as Arc<dyn Projection>).collect();
         let records = Records::open(&home.dir().join("records"), records_options(&config), projections)?;
         let blobs = BlobStore::open(&home.dir().join("blobs"), blob_options(&config))?;
-        let net = Net::start(net_options(&home, &config), records.clone(), blobs.clone()).await?;
+        let net = Net::start(net_options(&home, &config)?, records.clone(), blobs.clone()).await?;
         for ticket in config.p2p.peers.iter().map(|text| text.parse()) {
             net.add_peer(ticket?).await?;
         }
@@ -311,9 +318,10 @@ fn blob_options(config: &Config) -> BlobOptions {
     BlobOptions { quota_bytes, min_free_bytes, cache_bytes }
 }
 
-fn net_options(home: &Home, config: &Config) -> NetOptions {
+fn net_options(home: &Home, config: &Config) -> Result<NetOptions, StartError> {
     let node = home.node_key().node();
-    NetOptions {
+    let relay = config.roles.contains(&Role::Relay).then(|| relay_settings(home, &config.relay)).transpose()?;
+    Ok(NetOptions {
         key: home.node_key().clone(),
         network: home.network(),
         p2p_port: config.p2p.port,
@@ -323,8 +331,17 @@ fn net_options(home: &Home, config: &Config) -> NetOptions {
         name: config.node.name.clone().unwrap_or_else(|| node.short()),
         version: env!("CARGO_PKG_VERSION").into(),
         upload_bytes_per_s: config.p2p.upload_bytes_per_s,
+        relay,
         yggdrasil_admin: config.links.yggdrasil.admin.clone(),
-    }
+    })
+}
+
+fn relay_settings(home: &Home, config: &mhc_config::Relay) -> Result<RelaySettings, StartError> {
+    let certificate = config.certificate().map(|(certificate, key)| CertificateFiles { certificate, key });
+    let bytes_per_s = NonZeroU32::new(config.member_bytes_per_s).unwrap_or(NonZeroU32::MAX);
+    let options = RelayOptions { key: home.node_key().clone(), listen: config.listen, certificate, bytes_per_s };
+    let public_url = config.public_url.as_deref().map(str::parse).transpose()?;
+    Ok(RelaySettings { options, public_url })
 }
 
 fn front_options(config: &Config) -> Result<Option<FrontOptions>, StartError> {

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod network;
 pub mod reconcile;
 pub mod record;
+pub mod relay;
 pub mod sched;
 pub mod ticket;
 pub mod time;

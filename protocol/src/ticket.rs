@@ -8,7 +8,10 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkId, NodeId, cbor};
+use crate::{
+    NetworkId, NodeId, cbor,
+    relay::{MAX_RELAYS, Relay},
+};
 
 const PREFIX: &str = "mhc1";
 const CHECKSUM_BYTES: usize = 4;
@@ -31,6 +34,9 @@ pub struct Ticket {
     /// Where its iroh endpoint listens (UDP), as `ip:port` texts.
     #[serde(with = "addr_texts")]
     pub iroh: Vec<SocketAddr>,
+    /// Relays through which its iroh endpoint can be reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<Relay>,
 }
 
 /// Why a text isn't a ticket.
@@ -51,6 +57,9 @@ pub enum TicketError {
     /// More addresses than a node can have.
     #[error("the ticket lists more than {MAX_TICKET_ADDRS} addresses")]
     TooManyAddresses,
+    /// More relays than a node uses.
+    #[error("the ticket lists more than {MAX_RELAYS} relays")]
+    TooManyRelays,
 }
 
 fn checksum(body: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -84,6 +93,9 @@ impl FromStr for Ticket {
         if ticket.p2p.len() > MAX_TICKET_ADDRS || ticket.iroh.len() > MAX_TICKET_ADDRS {
             return Err(TicketError::TooManyAddresses);
         }
+        if ticket.relays.len() > MAX_RELAYS {
+            return Err(TicketError::TooManyRelays);
+        }
         Ok(ticket)
     }
 }
@@ -116,7 +128,12 @@ mod tests {
             network: key.network(),
             p2p: vec!["127.0.0.1:4480".parse().unwrap(), "[::1]:4480".parse().unwrap()],
             iroh: vec!["127.0.0.1:4481".parse().unwrap()],
+            relays: vec![],
         }
+    }
+
+    fn relay() -> Relay {
+        Relay { node: ticket().node, url: "https://relay.example.org".parse().unwrap() }
     }
 
     #[test]
@@ -124,6 +141,23 @@ mod tests {
         let text = ticket().to_string();
         assert_eq!(text.parse(), Ok(ticket()));
         assert_eq!(format!("  {}\n", text.to_uppercase()).parse(), Ok(ticket()));
+        let relayed = Ticket { relays: vec![relay()], ..ticket() };
+        assert_eq!(relayed.to_string().parse(), Ok(relayed));
+    }
+
+    #[test]
+    fn a_ticket_without_relays_is_as_it_was_before_there_were_any() {
+        #[derive(Serialize)]
+        struct Before {
+            node: NodeId,
+            network: NetworkId,
+            #[serde(with = "addr_texts")]
+            p2p: Vec<SocketAddr>,
+            #[serde(with = "addr_texts")]
+            iroh: Vec<SocketAddr>,
+        }
+        let Ticket { node, network, p2p, iroh, .. } = ticket();
+        assert_eq!(cbor::encode(&ticket()), cbor::encode(&Before { node, network, p2p, iroh }));
     }
 
     #[test]
@@ -144,5 +178,17 @@ mod tests {
         let mut crowd = ticket();
         crowd.p2p = vec!["127.0.0.1:1".parse().unwrap(); MAX_TICKET_ADDRS + 1];
         assert_eq!(crowd.to_string().parse::<Ticket>(), Err(TicketError::TooManyAddresses));
+        let many = Ticket { relays: vec![relay(); MAX_RELAYS + 1], ..ticket() };
+        assert_eq!(many.to_string().parse::<Ticket>(), Err(TicketError::TooManyRelays));
+    }
+
+    #[test]
+    fn a_full_ticket_fits() {
+        let addr: SocketAddr = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap();
+        let url = format!("https://{}.{}.example.org:65535", "a".repeat(50), "b".repeat(44)).parse().unwrap();
+        let addrs = || vec![addr; MAX_TICKET_ADDRS];
+        let full =
+            Ticket { p2p: addrs(), iroh: addrs(), relays: vec![Relay { url, ..relay() }; MAX_RELAYS], ..ticket() };
+        assert_eq!(full.to_string().parse(), Ok(full));
     }
 }

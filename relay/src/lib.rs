@@ -1,9 +1,28 @@
 //! The edge role: a node that others reach when they can't reach each other.
 //!
-//! Here live the public front ([`front`]: HTTPS over TCP and QUIC), the relay server and the policy of the edge cache.
+//! | file | does |
+//! |---|---|
+//! | [`front`] | the public front: HTTPS over TCP and QUIC |
+//! | `server` | iroh's relay server in this process |
+//! | `door` | who is let in |
+//! | `certificate` | what it shows of itself |
+//! | `trust` | how others tell that it is the one they were told of |
+//! | `metrics` | what it counts |
+//!
 //! Not here: anything that a network needs to work at all; every network works without a relay.
 
+mod certificate;
+mod door;
 pub mod front;
+mod metrics;
+mod server;
+mod trust;
+
+pub use certificate::{CertificateError, CertificateFiles};
+pub use door::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_NODE, Refusal};
+pub use metrics::{Reasons, RelayMetrics};
+pub use server::{Members, RelayError, RelayOptions, RelayServer};
+pub use trust::Pins;
 
 use serde::{Deserialize, Serialize};
 

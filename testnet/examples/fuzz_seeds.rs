@@ -10,6 +10,7 @@ use mhc_protocol::{
     manifest::{BlobRef, Collaborator, MANIFEST, Manifest, MediaKind, Realm},
     network::{Erase, Grant, KindLimits, Limits, Membership, Policy, Revoke, Role},
     record::{Body, Draft},
+    relay::Relay,
     ticket::Ticket,
     wire::{
         Bound, Content, Follows, Have, Haves, Head, Hello, Mark, Part, SyncRequest, SyncResponse, Want, records_topic,
@@ -100,9 +101,11 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     let head =
         |n: u8| Head { author: AuthorId::from_bytes([n; 32]), epoch: 0, seq: 5, id: RecordId::from_bytes([n; 32]) };
     let networks = vec![Follows { network, whole: true }];
-    let hello = Hello { networks, run: Some(1 << 40), iroh, p2p, name: "studio".into(), version: "0.1.0".into() };
+    let (run, relays) = (Some(1 << 40), vec![relay()?]);
+    let hello = Hello { networks, run, iroh, p2p, relays, name: "studio".into(), version: "0.1.0".into() };
     Ok(vec![
         hello.encode()?,
+        hello.encode_second()?,
         hello.encode_first(network)?,
         records_topic(network).into_bytes(),
         Haves { node: key().node(), at: NOW, complete: vec![hash], partial: vec![hash] }.encode()?,
@@ -125,9 +128,14 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     ])
 }
 
+fn relay() -> Result<Relay> {
+    Ok(Relay { node: key().node(), url: "https://relay.example.org".parse()? })
+}
+
 fn tickets() -> Result<Vec<Vec<u8>>> {
     let (p2p, iroh) = (vec!["127.0.0.1:4480".parse()?, "[::1]:4480".parse()?], vec!["127.0.0.1:4481".parse()?]);
-    let text = Ticket { node: key().node(), network: key().network(), p2p, iroh }.to_string();
+    let relays = vec![relay()?];
+    let text = Ticket { node: key().node(), network: key().network(), p2p, iroh, relays }.to_string();
     let code = text.strip_prefix("mhc1").context("prefix")?.to_ascii_uppercase();
     let mut inside = data_encoding::BASE32_NOPAD.decode(code.as_bytes())?;
     inside.truncate(inside.len() - 4);

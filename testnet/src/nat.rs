@@ -98,12 +98,35 @@ fn rules(kind: NatKind, wan: &str) -> String {
 /// Makes a router of `netns` that translates to the address of its device `wan`.
 pub fn translate(netns: &Netns, kind: NatKind, wan: &str) -> Result<()> {
     netns.sysctl("net/ipv4/ip_forward", "1")?;
+    nft(netns, &rules(kind, wan))
+}
+
+/// Lets a router pass nothing on to or from `address`, without a word.
+pub fn bar(netns: &Netns, address: Ipv4Addr) -> Result<()> {
+    let rules = format!(
+        "table ip barred {{
+  chain both {{
+    type filter hook forward priority -10; policy accept;
+    ip daddr {address} drop
+    ip saddr {address} drop
+  }}
+}}
+"
+    );
+    nft(netns, &rules)
+}
+
+/// Takes that back.
+pub fn unbar(netns: &Netns) -> Result<()> {
+    nft(netns, "delete table ip barred\n")
+}
+
+fn nft(netns: &Netns, script: &str) -> Result<()> {
     let mut nft = netns.command("nft");
     let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().context("nft")?;
-    let rules = rules(kind, wan);
-    nft.stdin.take().context("no stdin")?.write_all(rules.as_bytes())?;
+    nft.stdin.take().context("no stdin")?.write_all(script.as_bytes())?;
     let output = nft.wait_with_output()?;
-    ensure!(output.status.success(), "nft: {}\n{rules}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "nft: {}\n{script}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("storage", &["protocol"]),
     ("media", &["protocol"]),
     ("satellite", &["protocol"]),
-    ("relay", &["protocol"]),
+    ("relay", &["protocol", "storage", "api"]),
     ("api", &["protocol", "storage"]),
     ("platform", &["protocol", "storage", "api", "media"]),
     ("node", &["protocol", "config", "storage", "media", "satellite", "relay", "api", "platform"]),

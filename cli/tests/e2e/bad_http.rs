@@ -427,7 +427,13 @@ impl Subject {
         let published = node.publish(&file, &[])?;
         let stranger = SecretKey::from_seed(&[5; 32]);
         let addr = vec!["127.0.0.1:9".parse()?];
-        let other = Ticket { node: stranger.node(), network: stranger.network(), p2p: addr.clone(), iroh: addr };
+        let other = Ticket {
+            node: stranger.node(),
+            network: stranger.network(),
+            p2p: addr.clone(),
+            iroh: addr,
+            relays: vec![],
+        };
         let http = node.http()?;
         let words = vec![
             ("{host}", http.authority().to_owned()),

@@ -113,11 +113,11 @@ impl HostilePeer {
         let options = HostileOptions { hostility, honest_size_proof: !matches!(hostility, Hostility::ClaimSize(_)) };
         let provider = HostileProvider::run(endpoint, blob.into_iter().map(Into::into).collect(), options);
         let (mut swarm, p2p) = greeter(&key).await?;
-        let ticket = Ticket { node: key.node(), network, p2p: vec![p2p], iroh: iroh.clone() };
+        let ticket = Ticket { node: key.node(), network, p2p: vec![p2p], iroh: iroh.clone(), relays: vec![] };
         // As nodes of the first version do.
         let networks = vec![Follows { network, whole: true }];
-        let hello =
-            Hello { networks, run: None, iroh, p2p: vec![p2p], name: format!("{hostility:?}"), version: "0".into() };
+        let (p2p, relays, name) = (vec![p2p], vec![], format!("{hostility:?}"));
+        let hello = Hello { networks, run: None, iroh, p2p, relays, name, version: "0".into() };
         let hello = hello.encode()?;
         let greeting = tokio::spawn(async move {
             while let Some(event) = swarm.next().await {

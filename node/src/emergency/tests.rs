@@ -56,6 +56,8 @@ impl Node {
             name: format!("node {seed}"),
             version: "0.1.0".into(),
             upload_bytes_per_s: None,
+            relay: None,
+            yggdrasil_admin: None,
         };
         let net = Net::start(options, records.clone(), blobs).await.unwrap();
         let emergency = open(&records, &net);

@@ -383,9 +383,9 @@ impl Actor {
 
     fn greeting_for(&self, node: NodeId) -> Option<Greeting> {
         let (hello, first) = (self.shared.hello(), self.first_told(node));
-        match (hello.encode(), hello.encode_first(first)) {
-            (Ok(latest), Ok(first)) => Some(Greeting { latest, first }),
-            (Err(error), _) | (_, Err(error)) => {
+        match (hello.encode(), hello.encode_second(), hello.encode_first(first)) {
+            (Ok(latest), Ok(second), Ok(first)) => Some(Greeting { latest, second, first }),
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
                 tracing::error!(%error, "our own greeting");
                 None
             }

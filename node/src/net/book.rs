@@ -11,6 +11,7 @@ use iroh::endpoint::WeakConnectionHandle;
 use libp2p::swarm::ConnectionId;
 use mhc_protocol::{
     NetworkId, NodeId, Timestamp,
+    relay::Relay,
     wire::{Follows, Hello},
 };
 
@@ -95,6 +96,8 @@ pub(super) struct P2pLink {
 pub(super) struct Peer {
     pub(super) p2p: Vec<SocketAddr>,
     pub(super) iroh: Vec<SocketAddr>,
+    /// Relays through which it can be reached, as it says.
+    pub(super) relays: Vec<Relay>,
     pub(super) name: String,
     pub(super) version: String,
     pub(super) membership: Membership,
@@ -134,6 +137,7 @@ impl Default for Peer {
         Self {
             p2p: vec![],
             iroh: vec![],
+            relays: vec![],
             name: String::new(),
             version: String::new(),
             membership: Membership::Unknown,
@@ -226,6 +230,15 @@ impl Book {
         news
     }
 
+    /// Takes over through which relays a peer can be reached now.
+    pub(super) fn learn_relays(&mut self, node: NodeId, relays: &[Relay]) {
+        if let Some(peer) = self.entry(node)
+            && peer.relays != relays
+        {
+            (peer.relays, peer.dirty) = (relays.to_vec(), true);
+        }
+    }
+
     /// Marks a peer as one to be dialled until it is there.
     pub(super) fn want(&mut self, node: NodeId) {
         let wanted = self.peers.values().filter(|peer| peer.wanted).count();
@@ -248,6 +261,7 @@ impl Book {
         let membership = membership(&self.networks, &hello.networks);
         let ip = observed.map(|addr| addr.ip());
         self.learn_addrs(node, &reachable(&hello.p2p, ip), &reachable(&hello.iroh, ip));
+        self.learn_relays(node, &hello.relays);
         if membership == Membership::Member {
             self.want(node);
         }
@@ -556,6 +570,7 @@ mod tests {
             run: Some(n.into()),
             iroh: addrs(&["127.0.0.1:4481"]),
             p2p: addrs(&["127.0.0.1:4480"]),
+            relays: vec![],
             name: "n".into(),
             version: "1".into(),
         };

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use mhc_protocol::{NodeId, Timestamp, cbor};
+use mhc_protocol::{NodeId, Timestamp, cbor, relay::Relay};
 use mhc_storage::{
     kv::KeyRange,
     record::{Private, RecordsError},
@@ -23,6 +23,8 @@ struct Entry {
     v: u8,
     p2p: Vec<String>,
     iroh: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    relays: Vec<Relay>,
     name: String,
     seen: Timestamp,
 }
@@ -39,6 +41,7 @@ pub(super) fn load(shared: &Shared) -> Result<usize, RecordsError> {
     for (node, entry) in &entries {
         let parse = |texts: &[String]| texts.iter().filter_map(|text| text.parse().ok()).collect::<Vec<SocketAddr>>();
         book.learn_addrs(*node, &parse(&entry.p2p), &parse(&entry.iroh));
+        book.learn_relays(*node, &entry.relays);
         book.want(*node);
         if let Some(peer) = book.entry(*node) {
             (peer.name, peer.last_seen, peer.dirty) = (entry.name.clone(), entry.seen, false);
@@ -96,8 +99,8 @@ pub(super) async fn save(shared: &Shared) -> Result<(), RecordsError> {
 
 fn encode(peer: &Peer) -> Option<Vec<u8>> {
     let texts = |addrs: &[SocketAddr]| addrs.iter().map(SocketAddr::to_string).collect();
-    let entry =
-        Entry { v: 1, p2p: texts(&peer.p2p), iroh: texts(&peer.iroh), name: peer.name.clone(), seen: peer.last_seen };
+    let (p2p, iroh, relays) = (texts(&peer.p2p), texts(&peer.iroh), peer.relays.clone());
+    let entry = Entry { v: 1, p2p, iroh, relays, name: peer.name.clone(), seen: peer.last_seen };
     cbor::encode(&entry).ok()
 }
 

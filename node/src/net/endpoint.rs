@@ -22,6 +22,7 @@ use super::{
     links::{LadderSelector, Links},
     metrics::Stacks,
     provider,
+    relays::{self, Relays},
     shared::{CLOSE_LIMIT, CLOSE_STOPPING, Shared, without},
     swarm::{Udp, free_port},
     sync,
@@ -47,12 +48,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the endpoint: no relay, no look-up at anybody's servers, no port mapping.
-pub(super) async fn bind(options: &NetOptions, links: Arc<Links>) -> Result<Endpoint, NetError> {
+/// How long another address than relays is waited for.
+const GREETING_TIMEOUT_WITH_RELAYS: Duration = Duration::from_millis(500);
+
+/// Opens the endpoint: no relay but those that peers name, no look-up at anybody's servers, no port mapping.
+pub(super) async fn bind(options: &NetOptions, links: Arc<Links>, relays: &Relays) -> Result<Endpoint, NetError> {
     let port = free_port(&options.listen, options.iroh_port, "--p2p-port", Udp)?;
     // With 0, each family may have a port of its own: the sockets' own choice can't be taken by others.
     let port = if options.iroh_port == 0 { 0 } else { port };
-    let mut builder = Endpoint::builder(presets::Minimal)
+    let mut builder = relays
+        .prepare(Endpoint::builder(presets::Minimal))
         .secret_key(SecretKey::from_bytes(&options.key.seed()))
         .alpns(vec![BYTES_ALPN.to_vec(), SYNC_ALPN.to_vec()])
         .portmapper_config(PortmapperConfig::Disabled)
@@ -219,12 +224,14 @@ fn may_connect(shared: &Shared, node: NodeId) -> Result<(), ConnectError> {
 /// A connection of its own to `node`, which isn't in the pool.
 pub(super) async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> Result<Connection, ConnectError> {
     may_connect(shared, node)?;
-    let addrs = iroh_addrs(shared, node).await;
+    let relays = relays::towards(shared, node);
+    let patience = if relays.is_empty() { GREETING_TIMEOUT } else { GREETING_TIMEOUT_WITH_RELAYS };
+    let addrs = iroh_addrs(shared, node, patience).await;
     let unreachable = |why: &str| ConnectError::Unreachable(why.into());
-    if addrs.is_empty() {
+    if addrs.is_empty() && relays.is_empty() {
         return Err(unreachable("no address is known"));
     }
-    let addr = ids::endpoint_addr(node, &addrs).ok_or_else(|| unreachable("its id isn't a key"))?;
+    let addr = ids::endpoint_addr(node, &addrs, &relays).ok_or_else(|| unreachable("its id isn't a key"))?;
     match tokio::time::timeout(CONNECT_TIMEOUT, shared.endpoint.connect(addr, alpn)).await {
         Ok(Ok(conn)) => Ok(conn),
         Ok(Err(error)) => Err(unreachable(&format!("{error:#}"))),
@@ -232,11 +239,12 @@ pub(super) async fn dial(shared: &Shared, node: NodeId, alpn: &'static [u8]) -> 
     }
 }
 
-/// Where `node`'s iroh listens. When that isn't known yet, libp2p is asked to find the node, which then greets.
+/// Where `node`'s iroh listens. When that isn't known yet, libp2p is asked to find the node, which then greets, and that
+/// is waited for.
 ///
 /// Addresses that are ours too (loopback, or a private network like another one, at the default port) lead to ourselves,
 /// and the first answer would end the attempt: of the wrong node.
-async fn iroh_addrs(shared: &Shared, node: NodeId) -> Vec<SocketAddr> {
+async fn iroh_addrs(shared: &Shared, node: NodeId, patience: Duration) -> Vec<SocketAddr> {
     let known = || {
         let addrs = shared.book().get(node).map(|peer| peer.iroh.clone()).unwrap_or_default();
         without(addrs, &shared.iroh_addrs())
@@ -247,7 +255,7 @@ async fn iroh_addrs(shared: &Shared, node: NodeId) -> Vec<SocketAddr> {
     }
     let mut greetings = shared.greetings.subscribe();
     let greeted = async { while known().is_empty() && greetings.changed().await.is_ok() {} };
-    let _ = tokio::time::timeout(GREETING_TIMEOUT, greeted).await;
+    let _ = tokio::time::timeout(patience, greeted).await;
     known()
 }
 

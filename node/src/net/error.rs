@@ -25,6 +25,9 @@ pub enum NetError {
         /// Why.
         reason: String,
     },
+    /// This node's own relay doesn't start.
+    #[error(transparent)]
+    Relay(#[from] mhc_relay::RelayError),
     /// The ticket names this node itself.
     #[error("this ticket is of this node itself")]
     OwnTicket,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use iroh::{EndpointAddr, EndpointId, TransportAddr};
+use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr};
 use libp2p::{
     Multiaddr, PeerId,
     identity::{self, ed25519},
@@ -32,9 +32,10 @@ pub(super) fn node_of_endpoint(id: EndpointId) -> NodeId {
     NodeId::from_bytes(*id.as_bytes())
 }
 
-/// Where iroh should look for `node`.
-pub(super) fn endpoint_addr(node: NodeId, addrs: &[SocketAddr]) -> Option<EndpointAddr> {
-    Some(EndpointAddr::from_parts(endpoint_of(node)?, addrs.iter().copied().map(TransportAddr::Ip)))
+/// Where iroh should look for `node`: at its addresses and behind these relays.
+pub(super) fn endpoint_addr(node: NodeId, addrs: &[SocketAddr], relays: &[RelayUrl]) -> Option<EndpointAddr> {
+    let relays = relays.iter().cloned().map(TransportAddr::Relay);
+    Some(EndpointAddr::from_parts(endpoint_of(node)?, addrs.iter().copied().map(TransportAddr::Ip).chain(relays)))
 }
 
 /// `ip:port` of a QUIC or TCP multiaddress.

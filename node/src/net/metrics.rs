@@ -67,6 +67,8 @@ pub struct Metrics {
     pub peer_misbehaviour: Family<Kinds, Counter>,
     /// Peers cut off for a time.
     pub peers_cut_off: Counter,
+    /// This node's own relay.
+    pub relay: mhc_relay::RelayMetrics,
 }
 
 impl Metrics {
@@ -75,6 +77,7 @@ impl Metrics {
         self.register_exchange(registry);
         self.register_peers(registry);
         self.register_blobs(registry);
+        self.relay.register(registry);
     }
 
     fn register_exchange(&self, r: &mut Registry) {

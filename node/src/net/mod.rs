@@ -10,6 +10,7 @@
 //! | `announce`, `haves` | who holds which blobs: ours told, theirs remembered |
 //! | `endpoint` | iroh: who may connect, the pool of connections |
 //! | `provider`, `upload` | answers `/iroh-bytes/4`; in which order and how fast |
+//! | `relays` | this node's own relay, and those that it uses |
 //! | `networks` | which networks are followed, and how much of each |
 //! | `sync` | pulls missed records, answers `/mhc/sync/2` |
 //! | `links` | which way bytes take to each peer: the shell of the ladder |
@@ -34,6 +35,7 @@ mod metrics;
 mod networks;
 mod peers;
 mod provider;
+mod relays;
 mod shared;
 mod swarm;
 mod sync;
@@ -59,6 +61,7 @@ use mhc_protocol::{
     ticket::{MAX_TICKET_ADDRS, Ticket},
     wire::{Follows, MAX_NAME_BYTES, MAX_VERSION_BYTES},
 };
+use mhc_relay::RelayServer;
 use mhc_storage::{
     blob::BlobStore,
     record::{Records, RecordsError},
@@ -71,6 +74,7 @@ use self::{
     book::Fault,
     links::Links,
     networks::{Followed, Networks},
+    relays::Relays,
     shared::{Parts, Shared},
 };
 pub use self::{
@@ -79,7 +83,8 @@ pub use self::{
     error::NetError,
     links::{AdminState, ClassReport, LinkReport, OverlayState, PeerReport},
     metrics::{Kinds, Metrics, Outcomes, Stacks},
-    peers::{LinkInfo, Membership, PeerInfo},
+    peers::{LinkAddr, LinkInfo, Membership, PeerInfo},
+    relays::RelaySettings,
 };
 use crate::fetch::{ConnectError, Misbehaviour, Peers};
 
@@ -92,8 +97,8 @@ const DHT_WAIT: Duration = Duration::from_secs(3);
 const DHT_WAIT_WITH_PEERS: Duration = Duration::from_secs(1);
 /// Most providers named for one blob.
 const MAX_CANDIDATES: usize = 32;
-/// Shutdown in phases: answers under way may end, peers are told, tasks are dropped, sockets close. Together
-/// under 5 s.
+/// Shutdown in phases: answers under way may end, peers are told, tasks are dropped, sockets close, the relay ends.
+/// Together under 6 s.
 const DRAIN: Duration = Duration::from_secs(1);
 const LEAVE: Duration = Duration::from_millis(500);
 const STOP: Duration = Duration::from_secs(1);
@@ -120,6 +125,8 @@ pub struct NetOptions {
     pub version: String,
     /// Most bytes of blobs a second that are sent to peers; none for no limit.
     pub upload_bytes_per_s: Option<u64>,
+    /// This node relays for others, too.
+    pub relay: Option<RelaySettings>,
     /// Admin socket of the Yggdrasil daemon, a path or `tcp://address:port`; none for where daemons listen by themselves.
     pub yggdrasil_admin: Option<PathBuf>,
 }
@@ -147,6 +154,8 @@ struct Inner {
     shared: Arc<Shared>,
     /// Cancelled first when the node stops: no new connections, no new work.
     accepting: CancellationToken,
+    /// This node's own relay.
+    relay: tokio::sync::Mutex<Option<RelayServer>>,
     /// Until somebody takes it.
     incoming_alerts: Mutex<Option<mpsc::Receiver<IncomingAlert>>>,
 }
@@ -164,8 +173,8 @@ impl Net {
         // Both stacks bring rustls; without a choice made before, the first to need one would make it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let swarm = swarm::start(&options).await?;
-        let links = Arc::new(Links::new());
-        let endpoint = endpoint::bind(&options, Arc::clone(&links)).await?;
+        let (links, relays) = (Arc::new(Links::new()), Relays::default());
+        let endpoint = endpoint::bind(&options, Arc::clone(&links), &relays).await?;
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (sync_pokes, poke_queue) = mpsc::channel(SYNC_POKES);
         let networks = Networks::load(options.network, options.key.author(), records.clone())
@@ -181,6 +190,7 @@ impl Net {
             records,
             blobs,
             endpoint,
+            relays,
             links,
             commands,
             sync_pokes,
@@ -197,8 +207,13 @@ impl Net {
         let channels = Channels { commands: command_queue, arrivals, verdicts: verdict_queue, judged, alerts };
         let actor = Actor::new(Arc::clone(&shared), swarm, channels);
         let accepting = shared.tasks.cancel.child_token();
+        let relay = match options.relay {
+            Some(settings) => Some(relays::serve(&shared, settings).await?),
+            None => None,
+        };
         let incoming_alerts = Mutex::new(Some(alert_queue));
-        let net = Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting, incoming_alerts }));
+        let net =
+            Self(Arc::new(Inner { shared: Arc::clone(&shared), accepting, relay: relay.into(), incoming_alerts }));
         shared.tasks.spawn(actor.run());
         shared.tasks.spawn(gossip::ingest(Arc::clone(&shared), arrival_queue, verdicts));
         net.spawn_until_stopping(gossip::outbox(Arc::clone(&shared)));
@@ -209,6 +224,8 @@ impl Net {
         net.spawn_until_stopping(links::watch_interfaces(Arc::clone(&shared)));
         net.spawn_until_stopping(links::watch_overlay(Arc::clone(&shared), options.yggdrasil_admin));
         net.spawn_until_stopping(endpoint::accept(Arc::clone(&shared)));
+        net.spawn_until_stopping(relays::keep(Arc::clone(&shared)));
+        net.spawn_until_stopping(relays::look_for_ways(Arc::clone(&shared)));
         Ok(net)
     }
 
@@ -287,6 +304,7 @@ impl Net {
         shared.commands.send(Command::Networks).await.map_err(|_| NetError::Stopped)?;
         shared.outbox_poke.notify_one();
         shared.haves_poke.notify_one();
+        shared.relays.poke.notify_one();
         for Follows { network, .. } in followed {
             for node in shared.book().members_of(network) {
                 let _ = shared.sync_pokes.try_send((node, network));
@@ -313,7 +331,7 @@ impl Net {
             addrs
         };
         let (p2p, iroh) = (limit(self.p2p_addrs()), limit(self.iroh_addrs()));
-        Ticket { node: self.node(), network, p2p, iroh }
+        Ticket { node: self.node(), network, p2p, iroh, relays: relays::told(&self.0.shared) }
     }
 
     /// Remembers the peer durably and dials it, again and again until it is there.
@@ -331,8 +349,10 @@ impl Net {
         {
             let mut book = shared.book();
             book.learn_addrs(ticket.node, &ticket.p2p, &ticket.iroh);
+            book.learn_relays(ticket.node, &ticket.relays);
             book.want(ticket.node);
         }
+        shared.relays.poke.notify_one();
         cache::save(shared).await.map_err(|error| NetError::Internal(error.to_string()))?;
         shared.commands.send(Command::Dial(ticket.node)).await.map_err(|_| NetError::Stopped)
     }
@@ -382,7 +402,7 @@ impl Net {
         Arc::clone(&self.0.shared.metrics)
     }
 
-    /// Stops in phases within 5 s: takes nothing new, lets answers under way end, tells the peers, drops every
+    /// Stops in phases within 6 s: takes nothing new, lets answers under way end, tells the peers, drops every
     /// task, closes the sockets.
     pub async fn shutdown(&self) {
         let shared = &self.0.shared;
@@ -407,6 +427,9 @@ impl Net {
             tracing::warn!(tasks = shared.tasks.tracker.len(), "tasks are slow to stop");
         }
         let _ = tokio::time::timeout(CLOSE, shared.endpoint.close()).await;
+        if let Some(relay) = self.0.relay.lock().await.take() {
+            let _ = tokio::time::timeout(STOP, relay.shutdown()).await;
+        }
     }
 
     /// Who says to have the blob, then the members of our networks, who may without having said so.

@@ -1,6 +1,6 @@
 //! What a node tells about its peers: the rows of `mhc peers`.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use iroh::TransportAddr;
 use mhc_protocol::{NetworkId, NodeId, Timestamp, link::LinkClass};
@@ -55,11 +55,35 @@ pub struct LinkInfo {
     /// Its class, told from the address.
     pub class: LinkClass,
     /// The remote end.
-    pub addr: SocketAddr,
+    pub addr: LinkAddr,
     /// Round trip time in milliseconds, when measured.
     pub rtt_ms: Option<u64>,
     /// Whether it carries the bytes.
     pub selected: bool,
+}
+
+/// Where a path leads. Shows as `ip:port`, or as the relay's URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkAddr {
+    /// To the peer itself.
+    Ip(SocketAddr),
+    /// To a relay, which passes on to the peer.
+    Relay(String),
+}
+
+impl fmt::Display for LinkAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.fmt(f),
+            Self::Relay(url) => f.write_str(url),
+        }
+    }
+}
+
+impl Serialize for LinkAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// How the book's entry is shown.
@@ -85,22 +109,31 @@ fn links(peer: &Peer) -> Vec<LinkInfo> {
     let mut links: Vec<LinkInfo> = vec![];
     for conn in peer.iroh_links.iter().filter_map(|link| link.upgrade()).filter(|conn| conn.close_reason().is_none()) {
         for path in &conn.paths() {
-            let TransportAddr::Ip(addr) = path.remote_addr() else { continue };
+            let addr = match path.remote_addr() {
+                TransportAddr::Ip(addr) => LinkAddr::Ip(*addr),
+                TransportAddr::Relay(url) => LinkAddr::Relay(url.to_string()),
+                _ => continue,
+            };
             let rtt_ms = u64::try_from(path.rtt().as_millis()).ok();
-            match links.iter_mut().find(|link| link.addr == *addr) {
+            match links.iter_mut().find(|link| link.addr == addr) {
                 Some(link) => link.selected |= path.is_selected(),
-                None => links.push(link(*addr, rtt_ms, path.is_selected())),
+                None => links.push(link(addr, rtt_ms, path.is_selected())),
             }
         }
     }
     for p2p in &peer.p2p_links {
-        if let Some(addr) = p2p.addr.filter(|addr| links.iter().all(|link| link.addr != *addr)) {
+        let addr = p2p.addr.map(LinkAddr::Ip);
+        if let Some(addr) = addr.filter(|addr| links.iter().all(|link| link.addr != *addr)) {
             links.push(link(addr, p2p.rtt_ms, links.is_empty()));
         }
     }
     links
 }
 
-fn link(addr: SocketAddr, rtt_ms: Option<u64>, selected: bool) -> LinkInfo {
-    LinkInfo { class: LinkClass::of_ip(addr.ip()), addr, rtt_ms, selected }
+fn link(addr: LinkAddr, rtt_ms: Option<u64>, selected: bool) -> LinkInfo {
+    let class = match &addr {
+        LinkAddr::Ip(addr) => LinkClass::of_ip(addr.ip()),
+        LinkAddr::Relay(_) => LinkClass::Relay,
+    };
+    LinkInfo { class, addr, rtt_ms, selected }
 }

@@ -25,6 +25,7 @@ use super::{
     metrics::{Kinds, Metrics},
     networks::Networks,
     provider::Provider,
+    relays::{self, Relays},
 };
 
 /// Close code of connections to peers that are cut off.
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) relays: Relays,
     pub(super) links: Arc<Links>,
     pub(super) pool: Pool,
     pub(super) provider: Provider,
@@ -102,6 +104,7 @@ pub(super) struct Parts {
     pub(super) records: Records,
     pub(super) blobs: BlobStore,
     pub(super) endpoint: Endpoint,
+    pub(super) relays: Relays,
     pub(super) links: Arc<Links>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) sync_pokes: mpsc::Sender<(NodeId, NetworkId)>,
@@ -111,7 +114,7 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { node, networks, run, name, version, records, blobs, .. } = parts;
-        let Parts { endpoint, links, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
+        let Parts { endpoint, relays, links, commands, sync_pokes, upload_bytes_per_s, .. } = parts;
         Self {
             book: Mutex::new(Book::new(node, networks.told().iter().map(|follows| follows.network).collect())),
             node,
@@ -122,6 +125,7 @@ impl Shared {
             records,
             blobs,
             endpoint,
+            relays,
             links,
             pool: Pool::default(),
             provider: Provider::new(upload_bytes_per_s),
@@ -183,6 +187,7 @@ impl Shared {
             run: Some(self.run),
             iroh: limit(self.iroh_addrs()),
             p2p: limit(self.p2p_addrs()),
+            relays: relays::told(self),
             name: self.name.clone(),
             version: self.version.clone(),
         }

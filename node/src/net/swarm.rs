@@ -26,8 +26,9 @@ use mhc_protocol::{
 use super::{NetError, NetOptions, ids};
 
 const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/kad/1");
-/// The greeting, and its first version.
-pub(super) const HELLO_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/hello/2");
+/// The greeting, and its earlier versions.
+pub(super) const HELLO_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/hello/3");
+pub(super) const SECOND_HELLO_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/hello/2");
 pub(super) const FIRST_HELLO_PROTOCOL: StreamProtocol = StreamProtocol::new("/mhc/hello/1");
 const IDENTIFY_PROTOCOL: &str = "/mhc/1";
 const MAX_PEERS: u32 = 256;
@@ -113,7 +114,8 @@ fn behaviour(keypair: &identity::Keypair, options: &NetOptions) -> BehaviourResu
         gossip: gossip(keypair)?,
         hello: request_response::Behaviour::with_codec(
             HelloCodec,
-            [HELLO_PROTOCOL, FIRST_HELLO_PROTOCOL].map(|protocol| (protocol, ProtocolSupport::Full)),
+            [HELLO_PROTOCOL, SECOND_HELLO_PROTOCOL, FIRST_HELLO_PROTOCOL]
+                .map(|protocol| (protocol, ProtocolSupport::Full)),
             request_response::Config::default().with_max_concurrent_streams(8),
         ),
         mdns: mdns.into(),
@@ -307,17 +309,23 @@ fn try_port(addr: SocketAddr, sockets: Sockets) -> Result<(), (SocketAddr, io::E
 #[derive(Debug, Clone, Default)]
 pub(super) struct Greeting {
     pub(super) latest: Vec<u8>,
+    /// The same for peers that only know the second version.
+    pub(super) second: Vec<u8>,
     /// The same for peers that only know the first version.
     pub(super) first: Vec<u8>,
 }
 
 impl Greeting {
     fn read(latest: Vec<u8>) -> Self {
-        Self { latest, first: vec![] }
+        Self { latest, ..Self::default() }
     }
 
     fn bytes_for(&self, protocol: &StreamProtocol) -> &[u8] {
-        if *protocol == FIRST_HELLO_PROTOCOL { &self.first } else { &self.latest }
+        match () {
+            () if *protocol == FIRST_HELLO_PROTOCOL => &self.first,
+            () if *protocol == SECOND_HELLO_PROTOCOL => &self.second,
+            () => &self.latest,
+        }
     }
 }
 

@@ -1,16 +1,23 @@
-//! The greeting: libp2p request-response protocol `/mhc/hello/2`; request and response are the same message. Nodes that
-//! only know `/mhc/hello/1` follow one network each, and are greeted in their form.
+//! The greeting: libp2p request-response protocol `/mhc/hello/3`; request and response are the same message. Nodes that
+//! only know `/mhc/hello/2` aren't told of relays; those that only know `/mhc/hello/1` follow one network each. Both are
+//! greeted in their form.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::{WireError, at_most, plain_text};
-use crate::{NetworkId, cbor, ticket::addr_texts};
+use crate::{
+    NetworkId, cbor,
+    relay::{MAX_RELAYS, Relay},
+    ticket::addr_texts,
+};
 
 /// The version of the greeting.
-pub const HELLO_VERSION: u8 = 2;
-/// The version before, which names one network.
+pub const HELLO_VERSION: u8 = 3;
+/// The version before, without relays.
+const SECOND_VERSION: u8 = 2;
+/// The one before that, which names one network.
 const FIRST_VERSION: u8 = 1;
 /// Longest greeting, in bytes.
 pub const MAX_HELLO_BYTES: usize = 8 * 1024;
@@ -43,6 +50,8 @@ pub struct Hello {
     pub iroh: Vec<SocketAddr>,
     /// Where its libp2p listens (QUIC and TCP on the same port).
     pub p2p: Vec<SocketAddr>,
+    /// Relays through which its iroh endpoint can be reached.
+    pub relays: Vec<Relay>,
     /// What it calls itself. Text from a stranger.
     pub name: String,
     /// The version of its program. Text from a stranger.
@@ -59,6 +68,9 @@ struct Wire {
     iroh: Vec<SocketAddr>,
     #[serde(with = "addr_texts")]
     p2p: Vec<SocketAddr>,
+    /// Since version 3.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    relays: Vec<Relay>,
     name: String,
     version: String,
 }
@@ -77,13 +89,18 @@ struct FirstWire {
 }
 
 impl Hello {
-    /// The bytes that travel: of version 2 where there is a `run`, else of version 1.
+    /// The bytes that travel: of the latest version where there is a `run`, else of version 1.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         let Some(run) = self.run else { return self.encode_first(self.first()?) };
         self.check()?;
-        let Self { networks, iroh, p2p, name, version, .. } = self.clone();
-        let networks = networks.into_iter().map(|follows| (follows.network, follows.whole)).collect();
-        Ok(cbor::encode(&Wire { v: HELLO_VERSION, networks, run, iroh, p2p, name, version })?)
+        Ok(cbor::encode(&self.clone().wire(HELLO_VERSION, run))?)
+    }
+
+    /// The bytes for a peer that only knows version 2, which isn't told of relays.
+    pub fn encode_second(&self) -> Result<Vec<u8>, WireError> {
+        let run = self.run.ok_or(WireError::Invalid("run"))?;
+        self.check()?;
+        Ok(cbor::encode(&Self { relays: vec![], ..self.clone() }.wire(SECOND_VERSION, run))?)
     }
 
     /// The bytes for a peer that only knows version 1, which is told of one network.
@@ -93,17 +110,27 @@ impl Hello {
         Ok(cbor::encode(&FirstWire { v: FIRST_VERSION, network, iroh, p2p, name, version })?)
     }
 
-    /// Reads what a peer sent, in either version.
+    fn wire(self, v: u8, run: u64) -> Wire {
+        let Self { networks, iroh, p2p, relays, name, version, .. } = self;
+        let networks = networks.into_iter().map(|follows| (follows.network, follows.whole)).collect();
+        Wire { v, networks, run, iroh, p2p, relays, name, version }
+    }
+
+    /// Reads what a peer sent, in any version.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let hello = match cbor::decode::<Wire>(bytes, MAX_HELLO_BYTES) {
-            Ok(Wire { v: HELLO_VERSION, networks, run, iroh, p2p, name, version }) => {
+            Ok(Wire { v: SECOND_VERSION, relays, .. }) if !relays.is_empty() => {
+                return Err(WireError::Invalid("relays"));
+            }
+            Ok(Wire { v: SECOND_VERSION | HELLO_VERSION, networks, run, iroh, p2p, relays, name, version }) => {
                 let networks = networks.into_iter().map(|(network, whole)| Follows { network, whole }).collect();
-                Self { networks, run: Some(run), iroh, p2p, name, version }
+                Self { networks, run: Some(run), iroh, p2p, relays, name, version }
             }
             Ok(Wire { v, .. }) => return Err(WireError::Version(v)),
             Err(_) => match cbor::decode(bytes, MAX_HELLO_BYTES)? {
                 FirstWire { v: FIRST_VERSION, network, iroh, p2p, name, version } => {
-                    Self { networks: vec![Follows { network, whole: true }], run: None, iroh, p2p, name, version }
+                    let networks = vec![Follows { network, whole: true }];
+                    Self { networks, run: None, iroh, p2p, relays: vec![], name, version }
                 }
                 FirstWire { v, .. } => return Err(WireError::Version(v)),
             },
@@ -127,6 +154,7 @@ impl Hello {
         }
         at_most("iroh addresses", self.iroh.len(), MAX_HELLO_ADDRS)?;
         at_most("p2p addresses", self.p2p.len(), MAX_HELLO_ADDRS)?;
+        at_most("relays", self.relays.len(), MAX_RELAYS)?;
         plain_text("name", &self.name, MAX_NAME_BYTES)?;
         plain_text("version", &self.version, MAX_VERSION_BYTES)?;
         match self.iroh.iter().chain(&self.p2p).any(|addr| addr.port() == 0 || addr.ip().is_unspecified()) {
@@ -157,15 +185,19 @@ mod tests {
             run: Some(7),
             iroh: vec!["127.0.0.1:4481".parse().unwrap(), "[::1]:4481".parse().unwrap()],
             p2p: vec!["127.0.0.1:4480".parse().unwrap()],
+            relays: vec![relay()],
             name: "Beatrice's laptop".into(),
             version: "0.1.0".into(),
         }
     }
 
+    fn relay() -> Relay {
+        Relay { node: SecretKey::from_seed(&[9; 32]).node(), url: "https://relay.example.org".parse().unwrap() }
+    }
+
     fn wire(hello: Hello) -> Wire {
-        let Hello { networks, run, iroh, p2p, name, version } = hello;
-        let networks = networks.into_iter().map(|follows| (follows.network, follows.whole)).collect();
-        Wire { v: 2, networks, run: run.unwrap(), iroh, p2p, name, version }
+        let run = hello.run.unwrap();
+        hello.wire(HELLO_VERSION, run)
     }
 
     #[test]
@@ -181,10 +213,19 @@ mod tests {
     fn the_first_version_names_one_network() {
         let bytes = hello().encode_first(network(1)).unwrap();
         let read = Hello::decode(&bytes).unwrap();
-        let expected = Hello { networks: vec![Follows { network: network(1), whole: true }], run: None, ..hello() };
+        let networks = vec![Follows { network: network(1), whole: true }];
+        let expected = Hello { networks, run: None, relays: vec![], ..hello() };
         assert_eq!(read, expected);
         assert_eq!(read.encode(), Ok(bytes), "and is written as it was read");
         assert_eq!(Hello { run: None, ..hello() }.encode(), Err(WireError::Invalid("networks")));
+    }
+
+    #[test]
+    fn the_second_version_has_no_relays() {
+        let bytes = hello().encode_second().unwrap();
+        assert_eq!(Hello::decode(&bytes), Ok(Hello { relays: vec![], ..hello() }));
+        let forged = cbor::encode(&Wire { v: SECOND_VERSION, ..wire(hello()) }).unwrap();
+        assert_eq!(Hello::decode(&forged), Err(WireError::Invalid("relays")));
     }
 
     type Case = (&'static str, fn(&mut Hello), WireError);
@@ -192,13 +233,14 @@ mod tests {
     #[test]
     fn out_of_bounds_is_refused_by_sender_and_reader() {
         let many = |what, limit| WireError::TooMany { what, count: limit + 1, limit };
-        let cases: [Case; 11] = [
+        let cases: [Case; 12] = [
             ("no network", |h| h.networks.clear(), WireError::Invalid("networks")),
             ("twice", |h| h.networks[1].network = h.networks[0].network, WireError::Invalid("networks")),
             ("out of order", |h| h.networks.reverse(), WireError::Invalid("networks")),
             ("networks", |h| h.networks = follows(17), many("networks", 16)),
             ("addresses", |h| h.iroh = vec!["127.0.0.1:1".parse().unwrap(); 33], many("iroh addresses", 32)),
             ("addresses", |h| h.p2p = vec!["127.0.0.1:1".parse().unwrap(); 33], many("p2p addresses", 32)),
+            ("relays", |h| h.relays = vec![relay(); 5], many("relays", 4)),
             ("port 0", |h| h.p2p = vec!["127.0.0.1:0".parse().unwrap()], WireError::Invalid("address")),
             ("unspecified", |h| h.iroh = vec!["[::]:4481".parse().unwrap()], WireError::Invalid("address")),
             ("long name", |h| h.name = "n".repeat(65), WireError::Invalid("name")),
@@ -216,8 +258,8 @@ mod tests {
 
     #[test]
     fn another_version_is_told_from_junk() {
-        let newer = cbor::encode(&Wire { v: 3, ..wire(hello()) }).unwrap();
-        assert_eq!(Hello::decode(&newer), Err(WireError::Version(3)));
+        let newer = cbor::encode(&Wire { v: 4, ..wire(hello()) }).unwrap();
+        assert_eq!(Hello::decode(&newer), Err(WireError::Version(4)));
         let Hello { iroh, p2p, name, version, .. } = hello();
         let newer = cbor::encode(&FirstWire { v: 9, network: network(1), iroh, p2p, name, version }).unwrap();
         assert_eq!(Hello::decode(&newer), Err(WireError::Version(9)));
@@ -225,7 +267,8 @@ mod tests {
         for junk in [vec![], vec![0xff; 16], vec![0x81; MAX_HELLO_BYTES + 1], vec![0x81; 4096]] {
             assert!(Hello::decode(&junk).unwrap_err().is_misbehaviour());
         }
-        for good in [hello().encode().unwrap(), hello().encode_first(network(1)).unwrap()] {
+        let all = [hello().encode(), hello().encode_second(), hello().encode_first(network(1))];
+        for good in all.map(Result::unwrap) {
             for len in 0..good.len() {
                 assert!(Hello::decode(&good[..len]).is_err(), "cut at {len}");
             }

@@ -25,7 +25,7 @@ const NAME: &str = "tube.example.org";
 fn certify(dir: &Path) {
     let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
     fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
-    fs::write(dir.join("key.pem"), made.key_pair.serialize_pem()).unwrap();
+    fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
 }
 
 fn options(dir: &Path) -> FrontOptions {

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use data_encoding::BASE64;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertifiedKey, PublicKeyData, generate_simple_self_signed};
 use serde_json::Value;
 
 use super::publish_film;
@@ -60,10 +60,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
 /// Writes a certificate for [`NAME`] that it signed itself, and its key. Returns the hash of its public key, by which a
 /// browser can be told to believe it.
 fn certify(dir: &Path) -> Result<String> {
-    let CertifiedKey { cert, key_pair } = generate_simple_self_signed([NAME.to_owned()])?;
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed([NAME.to_owned()])?;
     std::fs::write(dir.join("cert.pem"), cert.pem())?;
-    std::fs::write(dir.join("key.pem"), key_pair.serialize_pem())?;
-    let hash = ring::digest::digest(&ring::digest::SHA256, &key_pair.public_key_der());
+    std::fs::write(dir.join("key.pem"), signing_key.serialize_pem())?;
+    let hash = ring::digest::digest(&ring::digest::SHA256, &signing_key.subject_public_key_info());
     Ok(BASE64.encode(hash.as_ref()))
 }
 

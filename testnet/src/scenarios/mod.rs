@@ -30,6 +30,7 @@ pub const ALL: &[Scenario] = &[
     nat::RESTRICTED_CONE,
     nat::PORT_RESTRICTED_CONE,
     nat::SYMMETRIC,
+    nat::UPGRADE,
     shutdown::SCENARIO,
     line::SCENARIO,
     ladder::SCENARIO,

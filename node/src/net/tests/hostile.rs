@@ -171,7 +171,7 @@ async fn junk_in_sync_is_scored_down_on_both_sides() {
         .await
         .unwrap();
     // As a client: a request that isn't one.
-    let addr = ids::endpoint_addr(a.net.node(), &a.net.iroh_addrs()).unwrap();
+    let addr = ids::endpoint_addr(a.net.node(), &a.net.iroh_addrs(), &[]).unwrap();
     let conn = endpoint.connect(addr, endpoint::SYNC_ALPN).await.unwrap();
     let (mut send, mut recv) = conn.open_bi().await.unwrap();
     send.write_all(&[0xff; 64]).await.unwrap();

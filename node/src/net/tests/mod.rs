@@ -4,6 +4,7 @@ mod exchange;
 mod hostile;
 mod networks;
 mod provider;
+mod relays;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -43,6 +44,7 @@ fn options(seed: u8) -> NetOptions {
         version: "0.1.0".into(),
         yggdrasil_admin: None,
         upload_bytes_per_s: None,
+        relay: None,
     }
 }
 

@@ -138,9 +138,9 @@ async fn a_node_of_the_first_version_is_told_of_its_own_network() {
         }
     };
     let networks = vec![Follows { network: other(), whole: true }];
-    let (name, version, iroh) = ("old".into(), "0.1.0".into(), vec![]);
-    let first = Hello { networks, run: None, iroh, p2p: vec![addr], name, version }.encode().unwrap();
-    let ticket = Ticket { node: key.node(), network: other(), p2p: vec![addr], iroh: vec![] };
+    let (name, version, iroh, relays) = ("old".into(), "0.1.0".into(), vec![], vec![]);
+    let first = Hello { networks, run: None, iroh, p2p: vec![addr], relays, name, version }.encode().unwrap();
+    let ticket = Ticket { node: key.node(), network: other(), p2p: vec![addr], iroh: vec![], relays: vec![] };
     b.net.follow(ticket, Interest::Whole).await.unwrap();
     let told = async {
         loop {
@@ -148,7 +148,7 @@ async fn a_node_of_the_first_version_is_told_of_its_own_network() {
                 continue;
             };
             let rr::Message::Request { request, channel, .. } = message else { continue };
-            let greeting = Greeting { latest: vec![], first: first.clone() };
+            let greeting = Greeting { first: first.clone(), ..Greeting::default() };
             old.behaviour_mut().send_response(channel, greeting).unwrap();
             if Hello::decode(&request.latest).unwrap().networks[0].network == other() {
                 return;

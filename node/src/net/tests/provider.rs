@@ -20,7 +20,7 @@ struct Client {
 impl Client {
     async fn of(node: &Node) -> Self {
         let endpoint = Endpoint::builder(presets::Minimal).bind().await.unwrap();
-        let addr = ids::endpoint_addr(node.net.node(), &node.net.iroh_addrs()).unwrap();
+        let addr = ids::endpoint_addr(node.net.node(), &node.net.iroh_addrs(), &[]).unwrap();
         let conn = endpoint.connect(addr, endpoint::BYTES_ALPN).await.unwrap();
         Self { conn, _endpoint: endpoint }
     }
