@@ -22,8 +22,10 @@
 //! - [`nat`]: routers that translate addresses, and a probe that tells which kind one is
 //! - [`yggdrasil`]: a daemon of the overlay
 //! - [`player`]: somebody who watches
+//! - [`archive`]: records of a network that has been there for long
 //! - [`story`]: what scenarios are told with; [`scenarios`]: they; [`run`]: running them; [`report`]: what came of it
 
+pub mod archive;
 pub mod calibrate;
 pub mod http;
 pub mod log;

@@ -41,6 +41,8 @@ pub struct NodeOptions {
     pub mdns: bool,
     /// The network namespace to start it in.
     pub netns: Option<String>,
+    /// Address and port of its gateway.
+    pub http: String,
     /// Ports of libp2p and iroh; any free ones at 0.
     pub ports: (u16, u16),
     /// Whether what it logged is printed when it is dropped.
@@ -58,6 +60,7 @@ impl NodeOptions {
             env: vec![],
             mdns: false,
             netns: None,
+            http: "127.0.0.1:0".into(),
             ports: (0, 0),
             print_log: true,
         }
@@ -67,6 +70,13 @@ impl NodeOptions {
     #[must_use]
     pub fn peer(mut self, ticket: &str) -> Self {
         self.peers.push(ticket.to_owned());
+        self
+    }
+
+    /// Has its gateway listen there.
+    #[must_use]
+    pub fn http(mut self, listen: &str) -> Self {
+        self.http = listen.to_owned();
         self
     }
 
@@ -159,7 +169,7 @@ impl Node {
     fn up(&self) -> Command {
         let mut command = self.command();
         let (p2p, iroh) = self.options.ports;
-        command.args(["up", "--json", "--http", "127.0.0.1:0", "--p2p-port", &p2p.to_string()]);
+        command.args(["up", "--json", "--http", &self.options.http, "--p2p-port", &p2p.to_string()]);
         if iroh != 0 {
             command.env("MHC_P2P__IROH_PORT", iroh.to_string());
         }

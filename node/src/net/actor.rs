@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,11 +11,11 @@ use std::{
 use futures::StreamExt;
 use libp2p::{
     PeerId, Swarm,
-    core::ConnectedPoint,
+    core::{ConnectedPoint, transport::ListenerId},
     gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError},
     identify, kad,
     kad::store::RecordStore,
-    mdns, ping, request_response as rr,
+    mdns, ping, relay, request_response as rr,
     swarm::{
         ConnectionId, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -23,6 +23,7 @@ use libp2p::{
 };
 use mhc_protocol::{
     BlobHash, NetworkId, NodeId,
+    relay::MAX_RELAYS,
     wire::{Haves, Hello, Topic, WireError},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -32,11 +33,14 @@ use super::{
     book::Fault,
     endpoint, ids,
     metrics::Stacks,
+    peers::Membership,
+    relays,
     shared::{Shared, tidy, without},
     swarm::{Behaviour, BehaviourEvent, Greeting, short, topic_score_params},
     throttle::{Rate, Throttle},
 };
 
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const TICK: Duration = Duration::from_secs(1);
 const MAX_DIALS_PER_TICK: usize = 8;
 const MAX_QUERIES: usize = 64;
@@ -68,6 +72,8 @@ pub(super) enum Command {
     Silent(NodeId, BTreeSet<IpAddr>),
     /// Keep this peer out.
     Block(NodeId),
+    /// Close the connections to this peer.
+    Disconnect(NodeId),
     /// Say goodbye to everybody; answered when all connections are closed.
     Leave(oneshot::Sender<()>),
 }
@@ -122,6 +128,8 @@ pub(super) struct Actor {
     queries: HashMap<kad::QueryId, Query>,
     /// Greetings that wait for an answer, and the network that those of the first version name.
     greetings: HashMap<rr::OutboundRequestId, NetworkId>,
+    /// Relays that were asked for circuits.
+    reservations: HashMap<NodeId, ListenerId>,
     haves_rate: Throttle<NodeId>,
     has_news: bool,
     left: Option<oneshot::Sender<()>>,
@@ -134,10 +142,22 @@ struct Query {
 
 impl Actor {
     pub(super) fn new(shared: Arc<Shared>, swarm: Swarm<Behaviour>, channels: Channels) -> Self {
-        let (topics, queries, greetings) = (BTreeSet::new(), HashMap::new(), HashMap::new());
+        let (topics, queries, greetings, reservations) =
+            (BTreeSet::new(), HashMap::new(), HashMap::new(), HashMap::new());
         let haves_rate = Throttle::new(HAVES_RATE, MAX_ANNOUNCERS);
-        let mut actor =
-            Self { shared, swarm, channels, topics, queries, greetings, haves_rate, has_news: false, left: None };
+        let mut actor = Self {
+            shared,
+            swarm,
+            channels,
+            topics,
+            queries,
+            greetings,
+            reservations,
+            haves_rate,
+            has_news: false,
+            left: None,
+        };
+        actor.offer_circuits();
         actor.update_topics();
         actor.update_addrs();
         actor
@@ -207,6 +227,11 @@ impl Actor {
             Command::Interfaces => self.on_interfaces(),
             Command::Silent(node, ips) => self.drop_silent(node, &ips),
             Command::Block(node) => self.block(node),
+            Command::Disconnect(node) => {
+                if let Some(peer) = ids::peer_of(node) {
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
+            }
             Command::Leave(left) => self.leave(left),
         }
     }
@@ -298,9 +323,15 @@ impl Actor {
             None => vec![],
         };
         let Some(peer) = ids::peer_of(node) else { return };
+        let circuits = relays::circuits_to(&self.shared, node);
+        let condition = match circuits.is_empty() {
+            true => PeerCondition::DisconnectedAndNotDialing,
+            // A dial by the DHT, at addresses that lead nowhere from here, mustn't keep a circuit from being tried.
+            false => PeerCondition::Disconnected,
+        };
         let opts = DialOpts::peer_id(peer)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(addrs.into_iter().flat_map(ids::multiaddrs).collect())
+            .condition(condition)
+            .addresses(addrs.into_iter().flat_map(ids::multiaddrs).chain(circuits).collect())
             .extend_addresses_through_behaviour()
             .build();
         if let Err(error) = self.swarm.dial(opts) {
@@ -337,12 +368,23 @@ impl Actor {
                 self.shared.metrics.dial_failures.get_or_create(&Stacks { stack: "libp2p" }).inc();
                 tracing::debug!(peer = short(peer_id.as_ref().and_then(ids::node_of)), %error, "dial failed");
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+            SwarmEvent::NewListenAddr { address, .. } | SwarmEvent::ExpiredListenAddr { address, .. }
+                if ids::socket_addr(&address).is_some() =>
+            {
+                self.offer_circuits();
                 self.update_addrs();
                 self.on_interfaces();
             }
             SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => self.update_addrs(),
-            SwarmEvent::ListenerClosed { reason: Err(error), .. } => tracing::error!(%error, "a listener closed"),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                let before = self.reservations.len();
+                self.reservations.retain(|_, listener| *listener != listener_id);
+                match reason {
+                    Err(error) if self.reservations.len() < before => tracing::debug!(%error, "no circuits any more"),
+                    Err(error) => tracing::error!(%error, "a listener closed"),
+                    Ok(()) => {}
+                }
+            }
             _ => {}
         }
     }
@@ -404,6 +446,7 @@ impl Actor {
             BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Ping(event) => self.on_ping(event),
+            BehaviourEvent::RelayServer(event) => self.on_relayed(event),
             _ => {}
         }
     }
@@ -418,6 +461,45 @@ impl Actor {
             Err(ping::Failure::Unsupported) => {}
             // A silent cut: without this a TCP connection would look alive for minutes.
             Err(_) => drop(self.swarm.close_connection(event.connection)),
+        }
+    }
+
+    /// Circuits, too, are for members: who isn't one loses the connection to this node, and its circuits with it.
+    fn on_relayed(&mut self, event: relay::Event) {
+        let (relay::Event::ReservationReqAccepted { src_peer_id, renewed: false }
+        | relay::Event::CircuitReqAccepted { src_peer_id, .. }) = event
+        else {
+            return;
+        };
+        if let Some(node) = ids::node_of(&src_peer_id) {
+            self.shared.tasks.spawn(relays::keep_strangers_out(Arc::clone(&self.shared), node));
+        }
+    }
+
+    /// A relay gives whoever wants circuits its addresses: without any it gives none.
+    fn offer_circuits(&mut self) {
+        if self.swarm.behaviour().relay_server.is_enabled() {
+            let addrs: Vec<_> = self.swarm.listeners().cloned().collect();
+            addrs.into_iter().for_each(|addr| self.swarm.add_external_address(addr));
+        }
+    }
+
+    /// Asks a node that relays to pass on what comes for this one, once for each run of either.
+    fn reserve(&mut self, node: NodeId) {
+        let addrs = match self.shared.book().get(node) {
+            Some(peer) if peer.relays.iter().any(|relay| relay.node == node) => peer.p2p.clone(),
+            _ => return,
+        };
+        let Some(peer) = ids::peer_of(node).filter(|_| !self.reservations.contains_key(&node)) else { return };
+        let through = ids::circuits(peer, &without(addrs, &self.shared.p2p_addrs()));
+        if self.reservations.len() >= MAX_RELAYS {
+            return;
+        }
+        // One address will do: the relay is found by its connection.
+        match through.into_iter().next().map(|addr| self.swarm.listen_on(addr)) {
+            Some(Ok(listener)) => drop(self.reservations.insert(node, listener)),
+            Some(Err(error)) => tracing::debug!(peer = %node, %error, "no circuits through it"),
+            None => {}
         }
     }
 
@@ -525,11 +607,12 @@ impl Actor {
         None
     }
 
-    fn on_hello(&self, node: NodeId, connection: ConnectionId, hello: &Hello) {
+    fn on_hello(&mut self, node: NodeId, connection: ConnectionId, hello: &Hello) {
         let (membership, shared) = {
             let mut book = self.shared.book();
             let link = book.get(node).and_then(|peer| peer.p2p_links.iter().find(|link| link.id == connection));
-            let observed = link.and_then(|link| link.addr);
+            // A circuit shows no address, but isn't of this machine either.
+            let observed = link.map(|link| link.addr.unwrap_or(NOWHERE));
             let membership = book.hello(node, hello, observed, ids::now());
             (membership, book.get(node).map(|peer| book.shared_with(peer)).unwrap_or_default())
         };
@@ -537,6 +620,9 @@ impl Actor {
         self.shared.greetings.send_modify(|count| *count += 1);
         for network in shared {
             let _ = self.shared.sync_pokes.try_send((node, network));
+        }
+        if membership == Membership::Member {
+            self.reserve(node);
         }
     }
 

@@ -466,7 +466,10 @@ fn reachable(announced: &[SocketAddr], observed: Option<IpAddr>) -> Vec<SocketAd
         .filter(|addr| observed.is_some_and(|ip| ip.is_ipv4() == addr.is_ipv4()))
         .map(SocketAddr::port)
         .collect();
-    let seen = observed.into_iter().flat_map(|ip| ports.iter().map(move |port| SocketAddr::new(ip, *port)));
+    let seen = observed
+        .filter(|ip| !ip.is_unspecified())
+        .into_iter()
+        .flat_map(|ip| ports.iter().map(move |port| SocketAddr::new(ip, *port)));
     let local = observed.is_none_or(|ip| ip.is_loopback());
     let told = announced.iter().copied().filter(|addr| local || !addr.ip().is_loopback());
     let mut unique = BTreeSet::new();
@@ -497,7 +500,8 @@ mod tests {
 
     #[test]
     fn announced_addresses_are_checked_against_what_was_seen() {
-        let cases: [(&[&str], Option<&str>, &[&str]); 5] = [
+        let cases: [(&[&str], Option<&str>, &[&str]); 6] = [
+            (&["127.0.0.1:1", "10.0.0.2:1"], Some("0.0.0.0"), &["10.0.0.2:1"]),
             (&["127.0.0.1:1"], None, &["127.0.0.1:1"]),
             (&["127.0.0.1:1", "10.0.0.2:1"], Some("127.0.0.1"), &["127.0.0.1:1", "10.0.0.2:1"]),
             (&["127.0.0.1:1", "10.0.0.2:1"], Some("10.0.0.2"), &["10.0.0.2:1"]),

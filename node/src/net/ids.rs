@@ -38,8 +38,11 @@ pub(super) fn endpoint_addr(node: NodeId, addrs: &[SocketAddr], relays: &[RelayU
     Some(EndpointAddr::from_parts(endpoint_of(node)?, addrs.iter().copied().map(TransportAddr::Ip).chain(relays)))
 }
 
-/// `ip:port` of a QUIC or TCP multiaddress.
+/// `ip:port` of a QUIC or TCP multiaddress; none for a circuit through somebody else.
 pub(super) fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
+    if addr.iter().any(|part| part == Protocol::P2pCircuit) {
+        return None;
+    }
     let mut parts = addr.iter();
     let ip = match parts.next()? {
         Protocol::Ip4(ip) => IpAddr::V4(ip),
@@ -57,6 +60,12 @@ pub(super) fn multiaddrs(addr: SocketAddr) -> [Multiaddr; 2] {
     let ip = Multiaddr::from(addr.ip());
     let quic = ip.clone().with(Protocol::Udp(addr.port())).with(Protocol::QuicV1);
     [quic, ip.with(Protocol::Tcp(addr.port()))]
+}
+
+/// How `peer` is reached through a circuit of the relay at one of these addresses.
+pub(super) fn circuits(relay: PeerId, addrs: &[SocketAddr]) -> Vec<Multiaddr> {
+    let through = |addr: Multiaddr| addr.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit);
+    addrs.iter().flat_map(|addr| multiaddrs(*addr)).map(through).collect()
 }
 
 /// Our clock.
@@ -89,7 +98,7 @@ mod tests {
                 assert_eq!(socket_addr(&multiaddr), Some(addr), "{multiaddr}");
             }
         }
-        for odd in ["/dns4/example/tcp/1", "/ip4/127.0.0.1", "/memory/5"] {
+        for odd in ["/dns4/example/tcp/1", "/ip4/127.0.0.1", "/memory/5", "/ip4/127.0.0.1/tcp/1/p2p-circuit"] {
             assert_eq!(socket_addr(&odd.parse().unwrap()), None, "{odd}");
         }
     }

@@ -4,7 +4,7 @@
 //! time, in the endpoint's map. iroh measures them and stays connected to the nearest, its home.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
@@ -17,13 +17,14 @@ use iroh::{
     endpoint::{Builder, Connection, Side},
 };
 use iroh_relay::RelayQuicConfig;
+use libp2p::Multiaddr;
 use mhc_protocol::{
     NetworkId, NodeId,
     link::LinkClass,
     network::{Membership as Rule, When},
     relay::{MAX_RELAYS, Relay, RelayUrl, write_token},
 };
-use mhc_relay::{Members, Pins, RelayOptions, RelayServer};
+use mhc_relay::{Members, Pins, Reasons, Refusal, RelayOptions, RelayServer};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
@@ -40,8 +41,10 @@ use super::{
 const PERIOD: Duration = Duration::from_secs(10);
 /// Changes within this time are looked at together.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How soon whoever uses circuits must have greeted.
+const MOMENT: Duration = Duration::from_secs(2);
 /// How often a way past the relays is looked for.
-const PROD_EVERY: Duration = Duration::from_secs(12);
+const PROD_EVERY: Duration = Duration::from_secs(10);
 /// For most so many peers at a time.
 const MAX_PRODDED: usize = 16;
 
@@ -151,6 +154,10 @@ pub(super) fn told(shared: &Shared) -> Vec<Relay> {
 /// Where to look for a peer beside its addresses: at those of the relays it named that this node uses, else, unless it
 /// can be reached without, at all that this node uses. Others would be asked without a token, and that once for all.
 pub(super) fn towards(shared: &Shared, node: NodeId) -> Vec<iroh::RelayUrl> {
+    leading_to(shared, node).iter().map(|relay| iroh_url(&relay.url)).collect()
+}
+
+fn leading_to(shared: &Shared, node: NodeId) -> Vec<Relay> {
     let (named, is_here) = {
         let book = shared.book();
         let peer = book.get(node);
@@ -163,11 +170,38 @@ pub(super) fn towards(shared: &Shared, node: NodeId) -> Vec<iroh::RelayUrl> {
         false if is_here => return vec![],
         false => {}
     }
-    relays.iter().map(|relay| iroh_url(&relay.url)).collect()
+    relays
 }
 
 fn iroh_url(url: &RelayUrl) -> iroh::RelayUrl {
     url.url().clone().into()
+}
+
+/// How libp2p reaches a peer through circuits: of the relays it named, else, unless it is here, of all that this node uses.
+pub(super) fn circuits_to(shared: &Shared, node: NodeId) -> Vec<Multiaddr> {
+    let relays: BTreeSet<_> = leading_to(shared, node).into_iter().map(|relay| relay.node).collect();
+    let book = shared.book();
+    let through = relays.into_iter().filter(|relay| *relay != node && *relay != shared.node);
+    let here = through.filter_map(|relay| Some((ids::peer_of(relay)?, book.get(relay)?)));
+    let here = here.filter(|(_, peer)| !peer.p2p_links.is_empty());
+    here.filter_map(|(relay, peer)| ids::circuits(relay, &peer.p2p).into_iter().next()).collect()
+}
+
+/// Closes the connections to a node that uses circuits of this one and hasn't shown within a moment that it is a member.
+pub(super) async fn keep_strangers_out(shared: Arc<Shared>, node: NodeId) {
+    tokio::time::sleep(MOMENT).await;
+    let asked = Arc::clone(&shared);
+    let is_member = tokio::task::spawn_blocking(move || {
+        let follows = asked.book().get(node).map(|peer| peer.follows.clone()).unwrap_or_default();
+        let networks: Vec<_> = follows.into_iter().map(|follows| follows.network).collect();
+        MembersOf(Arc::downgrade(&asked)).is_member(node, &networks)
+    });
+    if !is_member.await.ok().flatten().unwrap_or_default() {
+        let refused = &shared.metrics.relay.refused;
+        refused.get_or_create(&Reasons { reason: Refusal::NotAMember.kind() }).inc();
+        tracing::info!(peer = %node, "no circuits: it is no member of a network of this relay");
+        let _ = shared.commands.send(Command::Disconnect(node)).await;
+    }
 }
 
 /// Keeps the endpoint's map as it should be, and tells peers when this node is reached through other relays than before.
@@ -227,25 +261,27 @@ pub(super) async fn look_for_ways(shared: Arc<Shared>) {
     }
 }
 
-/// Peers to which this node opened connections that all go through a relay now.
+/// Peers to which this node opened connections, and all that carry go through a relay now.
 fn relayed(shared: &Shared) -> Vec<EndpointAddr> {
     let book = shared.book();
     let found = book.iter().filter_map(|(_, peer)| {
         let open =
             peer.iroh_links.iter().filter_map(|link| link.upgrade()).filter(|conn| conn.close_reason().is_none());
         let ours: Vec<_> = open.filter(|conn| conn.side() == Side::Client).collect();
-        let relay = |conn: &Connection| {
-            let paths = conn.paths();
-            let selected = paths.iter().find(|path| path.is_selected())?;
-            matches!(selected.remote_addr(), TransportAddr::Relay(_)).then(|| selected.remote_addr().clone())
-        };
-        let relays: Vec<_> = ours.iter().map(relay).collect::<Option<_>>()?;
-        Some(EndpointAddr::from_parts(ours.first()?.remote_id(), relays))
+        let ways: Vec<_> = ours.iter().filter_map(carries).collect();
+        let only_relays = !ways.is_empty() && ways.iter().all(TransportAddr::is_relay);
+        only_relays.then(|| Some(EndpointAddr::from_parts(ours.first()?.remote_id(), ways))).flatten()
     });
     found.take(MAX_PRODDED).collect()
 }
 
+/// The way that a connection takes now.
+fn carries(conn: &Connection) -> Option<TransportAddr> {
+    conn.paths().iter().find(|path| path.is_selected()).map(|path| path.remote_addr().clone())
+}
+
 async fn prod(shared: &Shared, addr: EndpointAddr) {
+    tracing::debug!(peer = %ids::node_of_endpoint(addr.id), "looking for a way past the relay");
     let opened = timeout(PROD_EVERY, shared.endpoint.connect(addr, SYNC_ALPN)).await;
     if let Ok(Ok(conn)) = opened {
         conn.close(CLOSE_STOPPING.into(), b"that was all");

@@ -11,9 +11,9 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::{
     StreamProtocol, Swarm, SwarmBuilder,
     allow_block_list::{self, BlockedPeers},
-    autonat, connection_limits,
+    autonat, connection_limits, dcutr,
     gossipsub::{self, MessageAuthenticity, MessageId, PeerScoreParams, TopicScoreParams, ValidationMode},
-    identify, identity, kad, mdns, noise, ping,
+    identify, identity, kad, mdns, noise, ping, relay,
     request_response::{self, ProtocolSupport},
     swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle},
     tcp, yamux,
@@ -64,6 +64,9 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     autonat_client: autonat::v2::client::Behaviour,
     autonat_server: autonat::v2::server::Behaviour,
+    relay_client: relay::client::Behaviour,
+    pub(super) relay_server: Toggle<relay::Behaviour>,
+    dcutr: dcutr::Behaviour,
     pub(super) kad: kad::Behaviour<kad::store::MemoryStore>,
     pub(super) gossip: Gossip,
     pub(super) hello: request_response::Behaviour<HelloCodec>,
@@ -85,14 +88,20 @@ fn build(options: &NetOptions) -> Result<Swarm<Behaviour>, NetError> {
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(internal)?
         .with_quic()
-        .with_behaviour(|keypair| behaviour(keypair, options))
+        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .map_err(internal)?
+        .with_behaviour(|keypair, relay_client| behaviour(keypair, relay_client, options))
         .map_err(internal)?;
     Ok(builder.with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial()).build())
 }
 
 type BehaviourResult = Result<Behaviour, Box<dyn std::error::Error + Send + Sync>>;
 
-fn behaviour(keypair: &identity::Keypair, options: &NetOptions) -> BehaviourResult {
+fn behaviour(
+    keypair: &identity::Keypair,
+    relay_client: relay::client::Behaviour,
+    options: &NetOptions,
+) -> BehaviourResult {
     let peer = keypair.public().to_peer_id();
     let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
         .with_agent_version(format!("mhc/{}", options.version))
@@ -110,6 +119,9 @@ fn behaviour(keypair: &identity::Keypair, options: &NetOptions) -> BehaviourResu
         identify: identify::Behaviour::new(identify),
         autonat_client: autonat::v2::client::Behaviour::default(),
         autonat_server: autonat::v2::server::Behaviour::default(),
+        relay_client,
+        relay_server: options.relay.as_ref().map(|_| relay::Behaviour::new(peer, circuits())).into(),
+        dcutr: dcutr::Behaviour::new(peer),
         kad: kad(peer),
         gossip: gossip(keypair)?,
         hello: request_response::Behaviour::with_codec(
@@ -128,6 +140,19 @@ fn limits() -> connection_limits::ConnectionLimits {
         .with_max_pending_outgoing(Some(MAX_PENDING))
         .with_max_established(Some(MAX_PEERS))
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
+}
+
+/// Circuits carry greetings and gossip between two that can't reach each other otherwise; bytes and sync go through the
+/// relay of iroh.
+fn circuits() -> relay::Config {
+    relay::Config {
+        max_reservations: MAX_PEERS as usize,
+        max_circuits: MAX_PEERS as usize,
+        max_circuits_per_peer: 16,
+        max_circuit_duration: Duration::from_secs(60 * 60),
+        max_circuit_bytes: 16 << 20,
+        ..relay::Config::default()
+    }
 }
 
 fn kad(peer: libp2p::PeerId) -> kad::Behaviour<kad::store::MemoryStore> {

@@ -174,6 +174,8 @@ fn client(options: &UplinkOptions) -> Result<reqwest::Client, JobError> {
     // Fails when one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT);
+    // By default, a connection is given up when it doesn't answer for less than a reconfiguration of the link takes.
+    builder = builder.tcp_keepalive(None).tcp_user_timeout(READ_TIMEOUT);
     builder = builder.no_proxy().redirect(Policy::none()).local_address(options.address);
     if let Some(interface) = &options.interface {
         builder = builder.interface(interface);

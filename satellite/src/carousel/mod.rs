@@ -44,8 +44,13 @@ use mhc_protocol::cbor::CborError;
 
 /// Most objects on air from one sender.
 pub const MAX_OBJECTS: usize = 512;
-/// How often the index is repeated.
+/// How often the index is repeated at least, however long it is.
 pub const INDEX_EVERY_MS: u64 = 15_000;
+/// How often it is repeated at most. Who tunes in collects nothing before it has heard a page, so a short index comes as
+/// often as this, if that takes no more than one packet in [`PACKETS_PER_PAGE`].
+pub const INDEX_PAUSE_MS: u64 = 2_000;
+/// Symbols that are sent between two indexes for each page of one, unless [`INDEX_EVERY_MS`] is over.
+pub const PACKETS_PER_PAGE: usize = 64;
 
 /// Why bytes aren't a packet, or an object can't be on air.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Keeping to a rate.
 
-/// Longest time that was slept through and is made up for.
-const BURST_US: u64 = 20_000;
+/// Longest time that was slept through and is made up for: what a machine with other work sleeps, and modems hold.
+const BURST_US: u64 = 100_000;
 
 /// A token bucket over packets, counted with their headers of UDP and IPv4.
 #[derive(Debug, Clone)]
@@ -48,6 +48,6 @@ mod tests {
         assert_eq!(now_us, 999 * 8_000);
         now_us += 60_000_000;
         let burst = (0..).take_while(|_| pacer.take(now_us, 972) == 0).count();
-        assert!(burst <= 4, "{burst}");
+        assert!(burst <= 13, "{burst}");
     }
 }

@@ -6,8 +6,8 @@ use mhc_protocol::{NetworkId, SecretKey};
 use raptorq::{SourceBlockEncoder, SourceBlockEncodingPlan};
 
 use super::{
-    CarouselError, INDEX_EVERY_MS, MAX_PAGE_OBJECTS, Object, ObjectId, Packet, Page, Playlist, Schedule, SymbolBytes,
-    rule,
+    CarouselError, INDEX_EVERY_MS, INDEX_PAUSE_MS, MAX_PAGE_OBJECTS, Object, ObjectId, PACKETS_PER_PAGE, Packet, Page,
+    Playlist, Schedule, SymbolBytes, rule,
 };
 
 /// Repair symbols are taken from so many and then from the first again.
@@ -91,6 +91,8 @@ pub struct Sender {
     schedule: Schedule,
     pages: VecDeque<Vec<u8>>,
     index_at_ms: Option<u64>,
+    /// Symbols sent since.
+    since_index: usize,
 }
 
 impl Sender {
@@ -98,7 +100,7 @@ impl Sender {
     pub fn new(key: SecretKey, options: SenderOptions, playlist: &Playlist) -> Self {
         let schedule = Schedule::new(options.window_bytes, options.margin_percent);
         let (objects, pages) = (Vec::new(), VecDeque::new());
-        let mut sender = Self { key, options, objects, schedule, pages, index_at_ms: None };
+        let mut sender = Self { key, options, objects, schedule, pages, index_at_ms: None, since_index: 0 };
         sender.replace(playlist);
         sender
     }
@@ -148,8 +150,8 @@ impl Sender {
     /// The next packet; none while everything that is on air has to be loaded first. `now_ms` may be any clock's that
     /// doesn't go back.
     pub fn next(&mut self, now_ms: u64) -> Option<Vec<u8>> {
-        if self.index_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= INDEX_EVERY_MS) {
-            self.index_at_ms = Some(now_ms);
+        if self.index_at_ms.is_none_or(|at_ms| self.is_index_due(now_ms.saturating_sub(at_ms))) {
+            (self.index_at_ms, self.since_index) = (Some(now_ms), 0);
             self.pages = self.index();
         }
         if let Some(page) = self.pages.pop_front() {
@@ -161,11 +163,18 @@ impl Sender {
         let sending = self.objects.get_mut(at)?;
         let (symbol, payload) = sending.symbol(first_repair, symbol_bytes)?;
         sending.sent += 1;
+        self.since_index += 1;
         let packet = Packet::Symbol { object: sending.id, symbol, payload: &payload }.encode(&self.key);
         if !self.schedule.is_active(at) {
             self.forget_inactive();
         }
         Some(packet)
+    }
+
+    fn is_index_due(&self, since_ms: u64) -> bool {
+        let pages = self.objects.len().div_ceil(MAX_PAGE_OBJECTS);
+        let is_cheap = self.since_index >= pages * PACKETS_PER_PAGE;
+        since_ms >= INDEX_EVERY_MS || since_ms >= INDEX_PAUSE_MS && is_cheap
     }
 
     /// Turns that everything on air has had.

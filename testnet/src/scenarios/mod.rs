@@ -1,7 +1,9 @@
 //! The scenarios, a file each. docs/testnet.md says how to write one.
 
+mod downlink;
 mod edge;
 mod geo;
+mod geo_wire;
 mod ladder;
 mod lan;
 mod line;
@@ -25,6 +27,7 @@ use crate::{
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[
     lan::SCENARIO,
+    geo_wire::SCENARIO,
     geo::SCENARIO,
     nat::FULL_CONE,
     nat::RESTRICTED_CONE,
@@ -35,6 +38,7 @@ pub const ALL: &[Scenario] = &[
     line::SCENARIO,
     ladder::SCENARIO,
     edge::SCENARIO,
+    downlink::SCENARIO,
 ];
 
 /// Those of a name: one scenario, all whose names begin with `name-`, or `all`. The error names what there is.

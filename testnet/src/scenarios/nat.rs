@@ -50,7 +50,7 @@ const WAN_OF_B: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 12);
 const FOUND: Duration = Duration::from_secs(10);
 /// A way that opens is tried for again within this time.
 const NOTICED: Duration = Duration::from_secs(40);
-const PLAYED: Duration = Duration::from_secs(5);
+const PLAYED: Duration = Duration::from_secs(15);
 /// A little more than the film needs, so that it comes while it plays.
 const UPLINK_BYTES_PER_S: u64 = 200_000;
 
@@ -75,6 +75,7 @@ fn tell(story: &mut Story, kind: NatKind) -> Result<Stage> {
     let nodes = nodes(story, &hosts, None)?;
     let way = if kind == NatKind::Symmetric { LinkClass::Relay } else { LinkClass::Direct };
     let player = play(story, &hosts, &nodes, way)?;
+    story.within("they have greeted each other, and exchange records", FOUND, || greeted(&nodes.b, &nodes.a))?;
     player.hurry();
     to_the_end(story, &hosts, &nodes, &player)?;
     story.check("the same way to the end", carried(&nodes.b, &nodes.a, way))?;
@@ -186,6 +187,14 @@ fn carried(node: &Node, other: &Node, way: LinkClass) -> Result<()> {
     let selected: Vec<_> = links.iter().filter(|link| link["selected"] == true).map(|link| &link["class"]).collect();
     let way = serde_json::to_value(way)?;
     ensure!(selected == [&way], "links: {links:?}");
+    Ok(())
+}
+
+/// Says why the node doesn't take `other` for a member of its network, which those are who greeted, if it doesn't.
+fn greeted(node: &Node, other: &Node) -> Result<()> {
+    let (peers, id) = (node.json(&["peers"])?, &other.ready()?.node);
+    let peer = peers.as_array().into_iter().flatten().find(|peer| peer["node"] == **id).context("not connected")?;
+    ensure!(peer["membership"] == "member", "{peer}");
     Ok(())
 }
 

@@ -27,6 +27,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// An hour of trouble, and 30 seconds of peace.
 fn live(seed: u64) -> World {
+    mhc_protocol::key::testing::remember_valid_signatures();
     let mut world = World::new(seed, NODES);
     world.run_until(HOUR_MS);
     world.heal();

@@ -45,6 +45,25 @@ async fn two_that_know_no_address_of_each_other_meet_at_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_know_no_address_of_each_other_greet_over_a_circuit() {
+    let (relay, a, b) = (relay().await, Node::start(2).await, Node::start(3).await);
+    a.join(&relay).await;
+    b.join(&relay).await;
+    reached_through(&b, &relay).await;
+    let greeted = || b.shared().book().members().contains(&a.net.node());
+    let dial = async {
+        while !greeted() {
+            b.shared().commands.send(actor::Command::Dial(a.net.node())).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dial).await.unwrap();
+    until("the other side, too", || a.shared().book().members().contains(&b.net.node())).await;
+    let record = a.publish(&SecretKey::from_seed(&[2; 32]), b"one").await;
+    until("B has it", || b.has(&record)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ticket_tells_of_the_relay_and_the_cache_remembers_it() {
     let (relay, a) = (relay().await, Node::start(2).await);
     a.join(&relay).await;
