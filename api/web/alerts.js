@@ -125,7 +125,30 @@ function update(alerts) {
   });
 }
 
+// Shutdown mode is told once, and goes by itself.
+function updateMode(mode) {
+  const said = words().offline;
+  if (mode.mode !== "shutdown") return modeNote?.remove(), void (modeNote = null);
+  if (modeNote) return;
+  modeNote = make("p", "alert normal", said);
+  modeNote.setAttribute("role", "status");
+  modeNote.dataset.testid = "shutdown-mode";
+  box.after(modeNote);
+}
+
+let modeNote = null;
+
+async function pollMode() {
+  try {
+    const response = await fetch("/api/v1/node/shutdown-mode", { headers: { accept: "application/json" } });
+    if (response.ok) updateMode(await response.json());
+  } catch {
+    // The node doesn't answer: what is shown stays.
+  }
+}
+
 async function poll() {
+  pollMode();
   try {
     const response = await fetch("/api/v1/node/emergency", { headers: { accept: "application/json" } });
     if (response.ok) update(await response.json());

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args as Options, Parser, Subcommand, ValueEnum};
 use mhc_protocol::{AuthorId, BlobHash, NetworkId, RecordId, network::Role, ticket::Ticket};
 
-pub(crate) use self::alert::{Emergency, Life, SendAlert};
+pub(crate) use self::alert::{Emergency, Life, SendAlert, ShutdownMode};
 
 /// A streaming network without a centre: publish on one node, watch on another.
 #[derive(Debug, Parser)]
@@ -123,6 +123,9 @@ pub(crate) enum Command {
     /// Alert everybody in the network, or see what alerts hold
     #[command(subcommand)]
     Emergency(Emergency),
+    /// Go on by itself when the outside can't be reached, or see whether this node does
+    #[command(subcommand)]
+    ShutdownMode(ShutdownMode),
     /// Check disk, keys, clock, ports, programs and the index, and say how to mend each
     Doctor {
         /// Drop the index and make it anew from the log
@@ -667,6 +670,12 @@ mod tests {
             ("emergency take AQ", true),
             ("emergency journal --limit 10", true),
             ("emergency journal --limit 0", false),
+            ("shutdown-mode on", true),
+            ("shutdown-mode off", true),
+            ("shutdown-mode auto", true),
+            ("shutdown-mode status --json", true),
+            ("shutdown-mode", false),
+            ("shutdown-mode maybe", false),
             ("config example", true),
             ("withdraw ID", true),
             ("withdraw x", false),

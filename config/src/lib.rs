@@ -46,8 +46,24 @@ config! {
         storage: Storage;
         /// The ways bytes take.
         links: Links;
+        /// What a node does when the outside can't be reached.
+        continuity: Continuity;
         /// The relay that this node runs when it has the role "relay".
         relay: Relay;
+    }
+
+    /// Settings of shutdown mode.
+    Continuity {
+        /// What answers as long as there is an outside: ids of nodes beyond the uplink, which do while they are connected,
+        /// and addresses that take TCP connections. When none answers the node goes into shutdown mode by itself. Name
+        /// several that don't fail together. Without any, only the operator and alerts decide.
+        anchors: Vec<String>, check anchors, example r#"["192.0.2.7:4480", "[2001:db8::7]:4480"]"#;
+        /// Seconds that no anchor must have answered for that.
+        silent_s: u32 = 60, check between(1, 86_400);
+        /// Seconds that one must have answered again to go back.
+        back_s: u32 = 60, check between(1, 86_400);
+        /// In shutdown mode, fetches what the network's policy calls essential, from whoever can still be reached.
+        prefetch: bool = true;
     }
 
     /// Settings of the node as such.
@@ -267,6 +283,20 @@ fn relay_url(url: &Option<String>) -> Result<(), String> {
 fn node_ids(ids: &[String]) -> Result<(), String> {
     match ids.iter().find(|id| id.len() != 64 || !id.chars().all(|c| c.is_ascii_hexdigit())) {
         Some(id) => Err(format!("{id:?} isn't a node's id: it has 64 hexadecimal digits, as `mhc status` prints it")),
+        None => Ok(()),
+    }
+}
+
+fn anchors(anchors: &[String]) -> Result<(), String> {
+    const MOST: usize = 16;
+    if anchors.len() > MOST {
+        return Err(format!("{} anchors where at most {MOST} are allowed", anchors.len()));
+    }
+    let is_one = |text: &String| text.parse::<SocketAddr>().is_ok() || node_ids(std::slice::from_ref(text)).is_ok();
+    match anchors.iter().find(|text| !is_one(text)) {
+        Some(text) => {
+            Err(format!("{text:?} is neither an address with a port, as in \"192.0.2.7:4480\", nor a node's id"))
+        }
         None => Ok(()),
     }
 }

@@ -20,8 +20,8 @@ use mhc_api::{
     extract::{Json, Path, Query},
 };
 use mhc_platform::{Context, catalog, within};
-use mhc_protocol::{BlobHash, NodeId, RecordId, ticket::Ticket};
-use mhc_storage::record::Health;
+use mhc_protocol::{BlobHash, NodeId, RecordId, mode::Mode, ticket::Ticket};
+use mhc_storage::record::{Health, RecordsError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -32,6 +32,7 @@ use crate::{
     doctor::Check,
     fetch::{Fetcher, Progress},
     forget,
+    mode::ShutdownMode,
     net::{Net, NetError, PeerInfo},
     pins::Pins,
     satellite::Satellite,
@@ -44,6 +45,7 @@ pub(crate) struct Operations {
     pub(crate) fetcher: Fetcher,
     pub(crate) pins: Pins,
     pub(crate) satellite: Arc<Satellite>,
+    pub(crate) mode: ShutdownMode,
     /// Where the gateway listens, once it does.
     pub(crate) http: Arc<OnceLock<SocketAddr>>,
     pub(crate) started: Instant,
@@ -64,6 +66,7 @@ pub(crate) fn routes(operations: Operations) -> Routes {
         .routes(routes!(pin, unpin))
         .routes(routes!(gc))
         .routes(routes!(run_doctor))
+        .routes(routes!(digest))
         .routes(routes!(publish_file::publish_reference))
         .routes(routes!(networks::list, networks::follow))
         .routes(routes!(networks::unfollow))
@@ -83,7 +86,7 @@ struct NodeStatus {
     peers: usize,
     records: u64,
     blobs: BlobCount,
-    /// `normal`, or `read_only` when the disk is full or failing.
+    /// `normal`, `shutdown` when it goes on by itself, or `read_only` when the disk is full or failing.
     mode: &'static str,
     /// Why it is read-only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +116,11 @@ async fn status(State(ops): Shared) -> Result<Json<NodeStatus>, ApiError> {
         peers: ops.net.connected_count(),
         records: ops.context.records.count().map_err(ApiError::internal)?,
         blobs: BlobCount { count: usage.blobs, bytes: usage.owned_bytes + usage.referenced_bytes },
-        mode: if reason.is_some() { "read_only" } else { "normal" },
+        mode: match (reason.is_some(), ops.mode.mode()) {
+            (true, _) => "read_only",
+            (false, Mode::Shutdown) => "shutdown",
+            (false, Mode::Normal) => "normal",
+        },
         reason,
     }))
 }
@@ -391,6 +398,23 @@ async fn gc(State(ops): Shared, _operator: Operator) -> Result<Json<Freed>, ApiE
     let forgotten_records = forgotten.map_err(ApiError::internal)?;
     let report = blobs.gc().await?;
     Ok(Json(Freed { freed_bytes: report.freed_bytes, evicted: report.evicted, forgotten_records }))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Digest {
+    records: u64,
+    /// BLAKE3 over the whole index.
+    index: String,
+}
+
+/// What this node knows, in one hash: nodes of one version that hold the same records have the same. Reads the whole index.
+#[utoipa::path(get, path = "/api/v1/node/digest", tag = "node", responses((status = 200, body = Digest), (status = 401)))]
+async fn digest(State(ops): Shared, _operator: Operator) -> Result<Json<Digest>, ApiError> {
+    let records = ops.context.records.clone();
+    let digest = tokio::task::spawn_blocking(move || Ok((records.count()?, records.index_digest()?)));
+    let digest: Result<_, RecordsError> = digest.await.map_err(ApiError::internal)?;
+    let (records, index) = digest.map_err(ApiError::internal)?;
+    Ok(Json(Digest { records, index: BlobHash::from_bytes(index).to_string() }))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

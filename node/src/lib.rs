@@ -14,6 +14,7 @@ mod forget;
 pub mod home;
 mod http;
 mod journal;
+mod mode;
 pub mod net;
 mod node;
 mod pins;

@@ -32,6 +32,7 @@ use crate::{
     home::{Home, HomeError},
     http::{self, Operations},
     journal::Journal,
+    mode::{self, ShutdownMode},
     net::{Net, NetError, NetOptions, RelaySettings},
     pins::Pins,
     satellite::{self, ListenError, Satellite},
@@ -125,6 +126,7 @@ pub struct Node {
     bundles: Arc<Bundles>,
     satellite: Arc<Satellite>,
     emergency: Emergency,
+    mode: ShutdownMode,
     gateway: BoundGateway,
     front: Option<Front>,
     context: Context,
@@ -162,7 +164,17 @@ impl Node {
             inspector: Arc::new(LocalInspector { blobs: blobs.clone() }),
             max_upload_bytes: config.gateway.max_upload_bytes,
         };
-        let emergency = Emergency::open(&records, &net, Arc::new(Journal::open(&records)?))?;
+        let journal = Arc::new(Journal::open(&records)?);
+        let emergency = Emergency::open(&records, &net, Arc::clone(&journal))?;
+        let parts = mode::Parts {
+            records: records.clone(),
+            net: net.clone(),
+            fetcher: fetcher.clone(),
+            blobs: blobs.clone(),
+            emergency: emergency.clone(),
+            journal,
+        };
+        let mode = ShutdownMode::open(parts, &config.continuity)?;
         let metrics = Registry::new();
         metrics.extend(|registry| {
             net.metrics().register(registry);
@@ -188,12 +200,14 @@ impl Node {
             fetcher: fetcher.clone(),
             pins: pins.clone(),
             satellite: Arc::clone(&satellite),
+            mode: mode.clone(),
             http: Arc::clone(&http),
             started,
         }));
         let bundles = Arc::new(Bundles::new(stores));
         routes.push(bundle::routes(Arc::clone(&bundles)));
         routes.push(satellite::routes(Arc::clone(&satellite)));
+        routes.push(mode::routes(mode.clone()));
         routes.push(emergency::routes(emergency::Desk {
             emergency: emergency.clone(),
             context: context.clone(),
@@ -217,6 +231,7 @@ impl Node {
             bundles,
             satellite,
             emergency,
+            mode,
             gateway,
             front,
             context,
@@ -244,6 +259,7 @@ impl Node {
         let tasks = TaskTracker::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(reconcile(self.services, self.context)));
         tasks.spawn(stop.clone().run_until_cancelled_owned(self.emergency.run()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(self.mode.run()));
         self.home.announce(self.gateway.local_addr())?;
         let front = self.front.map(|front| front.serve(stop.clone()));
         let serving = future::join(self.gateway.serve(stop.clone()), OptionFuture::from(front));

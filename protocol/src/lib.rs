@@ -12,6 +12,7 @@ pub mod id;
 pub mod key;
 pub mod link;
 pub mod manifest;
+pub mod mode;
 pub mod network;
 pub mod reconcile;
 pub mod record;

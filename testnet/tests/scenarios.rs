@@ -134,13 +134,18 @@ fn edge() {
 }
 
 #[test]
+fn alert() {
+    pass("alert");
+}
+
+#[test]
 fn downlink() {
     pass("downlink");
 }
 
 #[test]
 fn every_scenario_is_tried() {
-    let tried = ["lan", "geo", "nat", "line", "ladder", "shutdown", "edge", "downlink"];
+    let tried = ["lan", "geo", "nat", "line", "ladder", "shutdown", "edge", "alert", "downlink"];
     let tried: Vec<_> = tried.iter().flat_map(|name| scenarios::named(name).unwrap()).map(|it| it.name).collect();
     for scenario in scenarios::ALL {
         assert!(tried.contains(&scenario.name), "{} has no test", scenario.name);

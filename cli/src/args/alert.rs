@@ -1,4 +1,4 @@
-//! Options of `mhc emergency`.
+//! Options of `mhc emergency` and `mhc shutdown-mode`.
 
 use clap::{Args as Options, Subcommand};
 use mhc_protocol::{
@@ -124,4 +124,17 @@ impl std::str::FromStr for Life {
         let life = count.checked_mul(minutes).filter(|life| (1..=MAX_LIFE_MIN).contains(life));
         life.map(Self).ok_or("an alert holds for a minute at least and seven days at most")
     }
+}
+
+/// What can be done about shutdown mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(crate) enum ShutdownMode {
+    /// Be in shutdown mode, whatever anchors and alerts say
+    On,
+    /// Never be, whatever they say
+    Off,
+    /// Let alerts and anchors decide (continuity.anchors)
+    Auto,
+    /// Show the mode and why
+    Status,
 }

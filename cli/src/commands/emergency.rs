@@ -1,14 +1,14 @@
-//! Alerts: sending them, calling them back, and what holds.
+//! Alerts: sending them, calling them back, and what holds; shutdown mode.
 
 use mhc_protocol::alert::short_line;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    args::{Emergency, Life, SendAlert},
+    args::{Emergency, Life, SendAlert, ShutdownMode},
     client::Client,
     failure::Failure,
-    output::{Output, aligned, cell, plain, remark, table},
+    output::{Output, aligned, cell, pairs, plain, remark, table},
 };
 
 const PATH: &str = "/api/v1/node/emergency";
@@ -41,6 +41,18 @@ pub(super) async fn run(output: Output, client: &Client, command: Emergency) -> 
             output.result(&entries, |entries| table(entries, &columns, "nothing yet"))
         }
     }
+}
+
+pub(super) async fn mode(output: Output, client: &Client, command: ShutdownMode) -> Result<(), Failure> {
+    const PATH: &str = "/api/v1/node/shutdown-mode";
+    let choice = match command {
+        ShutdownMode::Status => return output.result(&client.get(PATH).await?, pairs),
+        ShutdownMode::On => "on",
+        ShutdownMode::Off => "off",
+        ShutdownMode::Auto => "auto",
+    };
+    let request = client.request(Method::POST, PATH).json(&json!({ "choice": choice }));
+    output.result(&client.document(request).await?, pairs)
 }
 
 async fn send(output: Output, client: &Client, options: SendAlert) -> Result<(), Failure> {

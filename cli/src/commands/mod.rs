@@ -67,6 +67,7 @@ async fn with_node(output: Output, client: &Client, command: Command) -> Result<
         Command::Carousel(command) => carousel::run(output, client, command).await,
         Command::Satellite(command) => satellite::run(output, client, command).await,
         Command::Emergency(command) => emergency::run(output, client, command).await,
+        Command::ShutdownMode(command) => emergency::mode(output, client, command).await,
         Command::Publish(options) => content::publish(output, client, options).await,
         Command::Withdraw { content } => content::withdraw(output, client, content).await,
         Command::Ls { all, within } => content::list(output, client, all, within).await,

@@ -117,3 +117,55 @@ fn the_page_shows_alerts_in_the_readers_language_until_they_are_dismissed() -> R
     ensure!(found["width"].as_u64().is_some_and(|pixels| pixels <= 360), "it scrolls sideways: {found:#}");
     Ok(())
 }
+
+/// Waits until the node is in this mode for this reason.
+fn is_in_mode(node: &Node, mode: &str, cause: &str) -> Result<()> {
+    eventually("the mode", SOON, || {
+        let shown = node.json(&["shutdown-mode", "status"])?;
+        ensure!(shown["mode"] == mode && shown["cause"] == cause, "{shown}");
+        ensure!(node.json(&["status"])?["mode"] == mode, "mhc status says otherwise");
+        Ok(())
+    })
+}
+
+#[test]
+fn shutdown_mode_is_chosen_by_hand_or_ordered_by_an_alert_and_kept() -> Result<()> {
+    let a = start("a")?;
+    let mut b = join("b", &a.ticket()?)?;
+    knows(&b, &a)?;
+    is_in_mode(&b, "normal", "nothing")?;
+    let order = a.json(&["emergency", "send", "The line will be cut", "--order", "shutdown_on"])?;
+    is_in_mode(&b, "shutdown", "order")?;
+    b.json(&["shutdown-mode", "off"])?;
+    is_in_mode(&b, "normal", "hand")?;
+    b.restart()?;
+    is_in_mode(&b, "normal", "hand")?;
+    b.json(&["shutdown-mode", "auto"])?;
+    is_in_mode(&b, "shutdown", "order")?;
+    // A drill orders nothing; an end does.
+    a.json(&["emergency", "send", "Practise", "--drill", "--order", "shutdown_off"])?;
+    a.json(&["emergency", "cancel", &text(&order, "id")?])?;
+    is_in_mode(&a, "normal", "nothing")?;
+    is_in_mode(&b, "normal", "nothing")?;
+    a.json(&["shutdown-mode", "on"])?;
+    is_in_mode(&a, "shutdown", "hand")?;
+    let journal = b.json(&["emergency", "journal"])?;
+    let modes = journal.as_array().context("a list")?.iter().filter(|entry| entry["event"] == "mode").count();
+    ensure!(modes >= 3, "{journal:#}");
+    Ok(())
+}
+
+#[test]
+fn a_silent_anchor_brings_shutdown_mode_and_its_return_ends_it() -> Result<()> {
+    // Nobody listens there any more.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = gone.local_addr()?;
+    let options = super::options("a").env("MHC_CONTINUITY__ANCHORS", &address.to_string());
+    let options = options.env("MHC_CONTINUITY__SILENT_S", "1").env("MHC_CONTINUITY__BACK_S", "1");
+    let a = options.start()?;
+    is_in_mode(&a, "normal", "nothing")?;
+    drop(gone);
+    is_in_mode(&a, "shutdown", "anchors")?;
+    let _back = std::net::TcpListener::bind(address)?;
+    is_in_mode(&a, "normal", "nothing")
+}

@@ -21,7 +21,7 @@ use std::{
 use mhc_platform::continuity;
 use mhc_protocol::{
     AuthorId, NetworkId, NodeId, RecordId, Timestamp,
-    alert::{ALERT, Alert, AlertDesk, AlertError, AlertId, AlertRecord, Details, Dropped, MAX_LIFE_MIN},
+    alert::{ALERT, Alert, AlertDesk, AlertError, AlertId, AlertRecord, Details, Dropped, MAX_LIFE_MIN, Order},
     network::{Action, Authority, When, is_governance},
 };
 use mhc_storage::record::{Committed, Private, Records, RecordsError};
@@ -265,17 +265,19 @@ impl Emergency {
 
     async fn take_of_record(&self, network: NetworkId, alert: &Alert, id: RecordId) -> Result<(), RecordsError> {
         // Records that have expired or ended are found again each time; only news is counted.
-        let news = self.judge_now(network, alert)?;
-        match news {
+        let known = match self.judge_now(network, alert)? {
             Ok(()) => match self.take(network, alert.bytes(), Source::Record(id)).await {
-                Ok(_) => drop(self.gossip(network, alert).await),
+                Ok(_) => {
+                    self.gossip(network, alert).await;
+                    return Ok(());
+                }
                 Err(Refused::Failed(error)) => return Err(error),
-                Err(_) => {}
+                // Its compact form came at the same time.
+                Err(refused) => matches!(refused, Refused::Dropped(Dropped::Duplicate)),
             },
-            Err(Dropped::Duplicate | Dropped::Replayed) => self.join_record(network, alert, id).await?,
-            Err(_) => {}
-        }
-        Ok(())
+            Err(dropped) => matches!(dropped, Dropped::Duplicate | Dropped::Replayed),
+        };
+        if known { self.join_record(network, alert, id).await } else { Ok(()) }
     }
 
     /// The compact form was here first: its record has come.
@@ -453,6 +455,20 @@ impl Emergency {
         let number = |shown: &Shown| std::cmp::Reverse(shown.alert.number());
         all.sort_by_key(|shown| (!shown.holds, shown.alert.is_drill(), shown.alert.said().severity, number(shown)));
         Ok(all)
+    }
+
+    /// What an alert of the network that holds orders: its id, and whether it is shutdown mode or its end.
+    pub(crate) fn order(&self, network: NetworkId, now: Timestamp) -> Result<Option<(AlertId, bool)>, RecordsError> {
+        let authority = self.0.records.authority(network)?;
+        let held = self.read();
+        let order =
+            held.get(&network).and_then(|held| held.desk.order(now, |issuer| may_alert(&authority, issuer, now)));
+        Ok(order.map(|alert| (alert.id(), alert.said().order == Order::ShutdownOn)))
+    }
+
+    /// Counts changes of what holds.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
     }
 
     fn alert_of(&self, id: RecordId) -> Result<Option<AlertRecord>, RecordsError> {

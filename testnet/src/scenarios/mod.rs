@@ -1,5 +1,6 @@
 //! The scenarios, a file each. docs/testnet.md says how to write one.
 
+mod alert;
 mod downlink;
 mod edge;
 mod geo;
@@ -38,6 +39,7 @@ pub const ALL: &[Scenario] = &[
     line::SCENARIO,
     ladder::SCENARIO,
     edge::SCENARIO,
+    alert::SCENARIO,
     downlink::SCENARIO,
 ];
 
