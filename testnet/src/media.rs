@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 /// Playing time of [`video`], in seconds.
 pub const VIDEO_S: u64 = 60;
 /// Playing time of [`three_mbit_video`], in seconds.
-pub const THREE_MBIT_S: u64 = 180;
+pub const THREE_MBIT_S: u64 = 210;
 
 /// A minute of H.264 and AAC in an MP4 that can be played from its start, about 8 MiB. Made once and kept in `dir`;
 /// the same bytes every time with the same ffmpeg.
@@ -104,12 +104,12 @@ pub fn long_video(dir: &Path) -> Result<PathBuf> {
     )
 }
 
-/// Three minutes of 3 Mbit/s, about 68 MB, that can be played from its start.
+/// Three and a half minutes of 3 Mbit/s, about 79 MB, that can be played from its start.
 pub fn three_mbit_video(dir: &Path) -> Result<PathBuf> {
     let length = THREE_MBIT_S.to_string();
     make(
         dir,
-        "three-mbit.mp4",
+        "three-mbit-210.mp4",
         &[
             "-f",
             "lavfi",

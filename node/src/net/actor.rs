@@ -66,6 +66,8 @@ pub(super) enum Command {
     Unprovide(BlobHash),
     /// Who announced a blob in the DHT?
     Providers(BlobHash, oneshot::Sender<Vec<NodeId>>),
+    /// Interfaces of this machine came or went.
+    Interfaces,
     /// Nothing comes from this peer over connections to these addresses.
     Silent(NodeId, BTreeSet<IpAddr>),
     /// Keep this peer out.
@@ -222,6 +224,7 @@ impl Actor {
                 self.queries.insert(id, Query { found: HashSet::new(), reply });
             }
             Command::Providers(..) => {}
+            Command::Interfaces => self.on_interfaces(),
             Command::Silent(node, ips) => self.drop_silent(node, &ips),
             Command::Block(node) => self.block(node),
             Command::Disconnect(node) => {
@@ -389,7 +392,6 @@ impl Actor {
     /// Whoever is away may be reached now, and peers are told where this node is.
     fn on_interfaces(&mut self) {
         self.shared.book().dial_all_soon();
-        self.shared.links.interfaces_changed();
         self.has_news = true;
     }
 

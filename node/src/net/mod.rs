@@ -221,6 +221,7 @@ impl Net {
         net.spawn_until_stopping(cache::keep(Arc::clone(&shared)));
         net.spawn_until_stopping(sync::drive(Arc::clone(&shared), poke_queue));
         net.spawn_until_stopping(links::run(Arc::clone(&shared)));
+        net.spawn_until_stopping(links::watch_interfaces(Arc::clone(&shared)));
         net.spawn_until_stopping(links::watch_overlay(Arc::clone(&shared), options.yggdrasil_admin));
         net.spawn_until_stopping(endpoint::accept(Arc::clone(&shared)));
         net.spawn_until_stopping(relays::keep(Arc::clone(&shared)));

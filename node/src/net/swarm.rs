@@ -104,7 +104,10 @@ fn behaviour(
 ) -> BehaviourResult {
     let peer = keypair.public().to_peer_id();
     let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
-        .with_agent_version(format!("mhc/{}", options.version));
+        .with_agent_version(format!("mhc/{}", options.version))
+        // The book has the addresses. What a peer lists includes its loopback, and a dial ends at the first that answers:
+        // this node itself.
+        .with_cache_size(0);
     let mdns = match options.mdns {
         true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), peer)?),
         false => None,

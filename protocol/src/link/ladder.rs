@@ -172,14 +172,20 @@ impl Ladder {
         }
     }
 
+    /// Whether a path is known to be dead.
+    pub fn is_down(&self, node: NodeId, route: &Route) -> bool {
+        let path = self.peers.get(&node).and_then(|peer| peer.paths.get(route));
+        path.is_some_and(|path| path.state == PathState::Down)
+    }
+
     /// Peers with a path open, as far as is known.
     pub fn open_peers(&self) -> Vec<NodeId> {
         let open = |peer: &Peer| peer.paths.values().any(|path| path.open);
         self.peers.iter().filter(|(_, peer)| open(peer)).map(|(node, _)| *node).collect()
     }
 
-    /// An interface of this machine came or went: paths whose own end isn't there any more are down, and everything is
-    /// worth another look.
+    /// An interface of this machine came or went: paths whose own end isn't there any more are down, the others are asked
+    /// at once, and everything is worth another look.
     pub fn kick(&mut self, now: Timestamp, gone: &[(NodeId, Route)]) {
         for (node, route) in gone {
             let path = self.peers.get_mut(node).and_then(|peer| peer.paths.get_mut(route));
@@ -189,6 +195,7 @@ impl Ladder {
         }
         for peer in self.peers.values_mut() {
             (peer.probed, peer.vain_probes) = (None, 0);
+            peer.paths.values_mut().for_each(Path::doubt);
         }
     }
 
@@ -383,12 +390,13 @@ impl Peer {
             },
             Some((route, path)) if path.is_usable() => {
                 // The best may not have settled yet where another, that is better than the current one, has.
-                let score = path.score(policy);
+                let (score, base) = (path.score(policy), Path::base_ms(path.class, policy));
                 let settled = |(other, path): &(&Route, &Path)| {
+                    let down = Path::base_ms(path.class, policy) > base;
                     *other != route
                         && path.is_usable()
                         && path.is_settled(now, options)
-                        && path.score(policy) + options.margin(score) <= score
+                        && path.score(policy) + options.margin(score, down) <= score
                 };
                 let (better, better_path) = known().filter(settled).min_by_key(|(_, path)| path.score(policy))?;
                 if self.moved.is_some_and(|at| now.saturating_ms_since(at) < options.dwell_ms) {
@@ -445,7 +453,7 @@ impl Peer {
             !path.open
                 && path.cost == LinkCost::Free
                 && Path::base_ms(path.class, policy) < Path::base_ms(class, policy)
-                && hope(path) + options.margin(score) <= score
+                && hope(path) + options.margin(score, false) <= score
         };
         let best = self.paths.iter().filter(|(_, path)| worth(path));
         let best = best.min_by_key(|(_, path)| (!path.has_worked(), hope(path)));

@@ -13,8 +13,10 @@ use crate::Timestamp;
 const MAX_FAILURES: usize = 8;
 /// A path that nothing was heard of for so long has to prove itself anew.
 const KEEPS_MS: u64 = 15_000;
-/// Weight of a new sample in averages: one in so many.
-const SMOOTHING: u64 = 4;
+/// Weight of a new sample in the average of the rate: one in so many.
+const RATE_SMOOTHING: u64 = 4;
+/// The same for losses, which come in bursts when a path is filled.
+const LOSS_SMOOTHING: u64 = 20;
 
 /// Why a path is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,11 +157,11 @@ impl Path {
         let time_ms = now.saturating_ms_since(self.sampled).max(1);
         self.sampled = now;
         let rate = sample.in_bytes.max(sample.out_bytes).saturating_mul(1000) / time_ms;
-        self.rate_bytes_per_s = smooth(self.rate_bytes_per_s, rate);
+        self.rate_bytes_per_s = smooth(self.rate_bytes_per_s, rate, RATE_SMOOTHING);
         self.rtt_ms = sample.rtt_ms.or(self.rtt_ms);
         let lost = sample.lost_packets.min(sample.sent_packets).saturating_mul(1000);
         if let Some(lost) = lost.checked_div(sample.sent_packets) {
-            self.loss_per_mille = smooth(self.loss_per_mille, lost);
+            self.loss_per_mille = smooth(self.loss_per_mille, lost, LOSS_SMOOTHING);
         }
         if sample.in_bytes.max(sample.out_bytes) >= options.busy_bytes {
             self.busy = Some(now);
@@ -315,11 +317,10 @@ impl Path {
     }
 }
 
-fn smooth(old: u64, new: u64) -> u64 {
+/// Rounded towards the new value, so that it gets there.
+fn smooth(old: u64, new: u64, weight: u64) -> u64 {
     match old {
-        0 => new,
-        // Rounded towards the new value, so that it gets there.
-        old if new > old => old + (new - old).div_ceil(SMOOTHING),
-        old => old - (old - new).div_ceil(SMOOTHING),
+        old if new > old => old + (new - old).div_ceil(weight),
+        old => old - (old - new).div_ceil(weight),
     }
 }

@@ -145,7 +145,8 @@ pub struct Options {
     pub dead_ms: u64,
     /// The same when no other way is known: there is nothing to gain by giving up early.
     pub dead_alone_ms: u64,
-    /// A better path must be better by this much: milliseconds, and a tenth of the score of the one in use.
+    /// A better path must be better by this much: milliseconds, and a tenth of the score of the one in use. One of a kind
+    /// that is less liked by five times as much and a third.
     pub margin_ms: u64,
     /// A working path isn't left for a better one within this time of the last such change.
     pub dwell_ms: u64,
@@ -184,8 +185,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// By how much a path must be better than one with this score.
-    pub(super) fn margin(&self, score: u64) -> u64 {
-        self.margin_ms + score / 10
+    /// By how much a path must be better than one with this score. `down`: it is of a kind that is less liked, so that it
+    /// takes more than a moment's queue or a burst of losses.
+    pub(super) fn margin(&self, score: u64, down: bool) -> u64 {
+        if down { 5 * self.margin_ms + score / 3 } else { self.margin_ms + score / 10 }
     }
 }

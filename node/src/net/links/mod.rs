@@ -5,12 +5,14 @@
 //! on which both ends try each other's addresses), and a change for the worse takes a new connection, whose first packets
 //! go to all addresses at once. See docs/decisions/0016-ladder.md.
 
+mod interfaces;
 mod overlay;
 mod report;
 mod selector;
 mod watch;
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -23,6 +25,7 @@ use mhc_protocol::{
 };
 use tokio::sync::Notify;
 
+pub(super) use interfaces::watch as watch_interfaces;
 pub(super) use overlay::watch as watch_overlay;
 pub use overlay::{AdminState, OverlayState};
 pub(super) use report::report;
@@ -37,6 +40,8 @@ use super::ids;
 pub(super) struct Links {
     ladder: Mutex<Ladder>,
     overlay: Mutex<OverlayState>,
+    /// Addresses of this machine's interfaces that are up, once they are known.
+    own_addresses: Mutex<BTreeSet<IpAddr>>,
     /// Something happened that is worth a look before the next tick.
     poke: Notify,
     /// The clock never goes back: the time of the start, and what has passed since.
@@ -48,6 +53,7 @@ impl Links {
         Self {
             ladder: Mutex::new(Ladder::new(Options::default())),
             overlay: Mutex::default(),
+            own_addresses: Mutex::default(),
             poke: Notify::new(),
             started: (ids::now(), Instant::now()),
         }
@@ -82,11 +88,19 @@ impl Links {
         self.poke.notify_one();
     }
 
-    /// Addresses of this machine came or went.
+    /// Interfaces of this machine came or went, or their addresses.
     pub(super) fn interfaces_changed(&self) {
         let now = self.now();
         self.ladder().kick(now, &[]);
         self.poke.notify_one();
+    }
+
+    fn set_own_addresses(&self, own: BTreeSet<IpAddr>) {
+        *self.own_addresses.lock().unwrap_or_else(PoisonError::into_inner) = own;
+    }
+
+    fn own_addresses(&self) -> BTreeSet<IpAddr> {
+        self.own_addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

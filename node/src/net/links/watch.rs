@@ -19,7 +19,7 @@ use super::{local_ip, route_of};
 use crate::net::{
     actor::Command,
     endpoint,
-    shared::{CLOSE_STOPPING, Shared},
+    shared::{CLOSE_STOPPING, Shared, without},
 };
 
 /// A question that the other end's transport answers and its program never sees.
@@ -89,6 +89,7 @@ impl Watch {
         for effect in self.decide(&seen) {
             self.carry_out(effect, &peers);
         }
+        self.close_stranded(&peers);
     }
 
     fn connections(&self) -> BTreeMap<NodeId, Vec<Connection>> {
@@ -133,11 +134,13 @@ impl Watch {
 
     fn decide(&self, peers: &[(NodeId, BTreeMap<Route, Seen>)]) -> Vec<Effect> {
         let shared = &self.shared;
-        let ours: BTreeSet<IpAddr> = shared.p2p_addrs().iter().map(|addr| addr.ip().to_canonical()).collect();
+        let ours = shared.links.own_addresses();
+        let sockets = shared.iroh_addrs();
         let known: Vec<(NodeId, Vec<Route>)> = {
             let book = shared.book();
-            let routes = |node: NodeId| book.get(node).map(|peer| peer.iroh.iter().copied().map(Route::Ip).collect());
-            peers.iter().map(|(node, _)| (*node, routes(*node).unwrap_or_default())).collect()
+            let theirs = |node: NodeId| book.get(node).map(|peer| without(peer.iroh.clone(), &sockets));
+            let routes = |node: NodeId| theirs(node).unwrap_or_default().into_iter().map(Route::Ip).collect();
+            peers.iter().map(|(node, _)| (*node, routes(*node))).collect()
         };
         let now = shared.links.now();
         let mut ladder = shared.links.ladder();
@@ -170,7 +173,7 @@ impl Watch {
         let connections = |node: &NodeId| peers.get(node).map(Vec::as_slice).unwrap_or_default();
         match effect {
             Effect::Ask(node, route) => {
-                let carries = |connection: &&Connection| selected(connection).as_ref() == Some(&route);
+                let carries = |connection: &&Connection| carries(connection, &route);
                 let mut carrying = connections(&node).iter().filter(carries);
                 if carrying.any(|connection| connection.send_datagram(Bytes::from_static(QUESTION)).is_ok()) {
                     let links = &self.shared.links;
@@ -188,6 +191,20 @@ impl Watch {
             Effect::Switched(node, Switch { from, to, class, why, .. }) => {
                 let from = from.map(|route| route.to_string()).unwrap_or_default();
                 tracing::info!(peer = %node, %class, %to, from, %why, "another path carries");
+            }
+        }
+    }
+
+    /// Closes connections that have only dead paths while others to the same peer go on: they would wait for their own
+    /// time-out, and with them whoever asked for something on them.
+    fn close_stranded(&self, peers: &BTreeMap<NodeId, Vec<Connection>>) {
+        let ladder = self.shared.links.ladder();
+        for (node, connections) in peers {
+            for connection in connections {
+                let routes = routes(connection);
+                if !routes.is_empty() && routes.iter().all(|route| ladder.is_down(*node, route)) {
+                    connection.close(CLOSE_STOPPING.into(), b"silent");
+                }
             }
         }
     }
@@ -227,10 +244,15 @@ impl Watch {
     }
 }
 
-fn selected(connection: &Connection) -> Option<Route> {
+fn routes(connection: &Connection) -> Vec<Route> {
+    connection.paths().iter().filter_map(|path| route_of(path.remote_addr())).collect()
+}
+
+/// Whether what is sent on this connection goes this way.
+fn carries(connection: &Connection, route: &Route) -> bool {
     let paths = connection.paths();
-    let path = paths.iter().find(|path| path.is_selected())?;
-    route_of(path.remote_addr())
+    let only = paths.len() == 1;
+    paths.iter().any(|path| (path.is_selected() || only) && route_of(path.remote_addr()).as_ref() == Some(route))
 }
 
 fn is_link_local(ip: &IpAddr) -> bool {
