@@ -240,3 +240,27 @@ async fn what_has_expired_is_dropped_from_the_table() {
     assert_eq!(a.emergency.all(network(), now()).unwrap().len(), 0);
     assert_eq!(kept::all(&a.emergency.0.table).unwrap().len(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_hostile_peer_gossips_is_counted_and_it_is_cut_off() {
+    let (a, hostile) = Node::pair().await;
+    let first = alert("called back", 0);
+    a.hand(&first).await.unwrap();
+    until("it is known there", || hostile.holds() == ["called back"]).await;
+    // More than an issuer may send: its key was stolen.
+    for n in 1..10 {
+        hostile.net.spread_alert(network(), alert(&format!("{n}"), n).bytes().to_vec()).await;
+    }
+    until("the limit holds", || a.count("accepted") == 6 && a.count("too_many") == 4).await;
+    let stranger = sign(&SecretKey::from_seed(&[66; 32]), draft("believe me", 0));
+    hostile.net.spread_alert(network(), stranger.bytes().to_vec()).await;
+    until("a stranger is noticed", || a.count("not_issuer") == 1).await;
+    assert_eq!(a.net.connected_count(), 1, "nobody is to blame so far: policies take their time");
+    for n in 0..20 {
+        let mut forged = alert("forged", n).bytes().to_vec();
+        forged[60] ^= 1;
+        hostile.net.spread_alert(network(), forged).await;
+    }
+    until("it is cut off", || a.net.connected_count() == 0).await;
+    assert!(a.count("forged") >= 1 && a.holds().len() == 6);
+}
