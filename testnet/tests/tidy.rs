@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("platform", &["protocol", "storage", "api", "media"]),
     ("node", &["protocol", "config", "storage", "media", "satellite", "relay", "api", "platform"]),
     ("cli", &["node", "config", "protocol"]),
-    ("testnet", &["protocol"]),
+    ("testnet", &["protocol", "storage", "platform"]),
     ("bench", &["testnet", "platform", "storage", "protocol"]),
 ];
 

@@ -13,10 +13,11 @@ use iroh::endpoint::{Connection, ReadError, ReadExactError, RecvStream};
 use iroh_blobs::protocol::{GetRequest, ObserveItem, ObserveRequest, Request};
 use mhc_protocol::{
     BlobHash,
-    sched::{DemandClass, GROUP_BYTES},
+    sched::{DemandClass, GROUP_BYTES, Groups},
     upload::urgency_byte,
 };
 use mhc_storage::blob::BLOCK_SIZE;
+use range_collections::range_set::RangeSetRange;
 
 use super::{BadBytes, unit::UnitError, verify::Verifier};
 
@@ -185,4 +186,23 @@ fn read_failed(error: &ReadError, connection: &Connection) -> UnitError {
         (ReadError::Reset(_), None) => UnitError::Missing,
         (error, None) => UnitError::Gone(error.to_string()),
     }
+}
+
+/// The groups whose chunks are all there.
+pub(super) fn groups_of_chunks(chunks: &ChunkRanges, size_bytes: u64) -> Groups {
+    const CHUNKS: u64 = GROUP_BYTES >> 10;
+    let all = size_bytes.div_ceil(1 << 10);
+    let mut groups = Groups::empty();
+    for run in chunks.iter() {
+        let (start, end) = match run {
+            RangeSetRange::Range(run) => (run.start.0, run.end.0),
+            RangeSetRange::RangeFrom(run) => (run.start.0, all),
+        };
+        let end = if end >= all { all.div_ceil(CHUNKS) } else { end / CHUNKS };
+        let start = start.div_ceil(CHUNKS);
+        if start < end {
+            groups.union_with(&Groups::from(start..end));
+        }
+    }
+    groups
 }

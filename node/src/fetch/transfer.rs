@@ -11,16 +11,12 @@ use bao_tree::{ChunkRanges, io::BaoContentItem};
 use iroh::endpoint::Connection;
 use mhc_protocol::{
     BlobHash, NodeId, Timestamp,
-    sched::{
-        CancelReason, Cost, Demand, DemandClass, DemandId, Effect, Failure, GROUP_BYTES, Groups, Path, Scheduler,
-        UnitId,
-    },
+    sched::{CancelReason, Cost, Demand, DemandClass, DemandId, Effect, Failure, Groups, Path, Scheduler, UnitId},
 };
 use mhc_storage::{
     blob::{BlobError, PartialBlob},
     source::SourceError,
 };
-use range_collections::range_set::RangeSetRange;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinSet},
@@ -31,7 +27,7 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use super::{
     ConnectError, Misbehaviour, TransferInfo,
-    answer::{Observation, Proof, prove_size},
+    answer::{Observation, Proof, groups_of_chunks, prove_size},
     engine::{Shared, lock},
     unit::{Unit, UnitError, UnitEvent},
 };
@@ -781,23 +777,4 @@ fn path_of(connection: &Connection) -> Path {
     let selected = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
     let rtt_ms = selected.and_then(|path| u64::try_from(path.rtt().as_millis()).ok());
     Path { rtt_ms, cost: Cost::Free }
-}
-
-/// The groups whose chunks are all there.
-fn groups_of_chunks(chunks: &ChunkRanges, size_bytes: u64) -> Groups {
-    const CHUNKS: u64 = GROUP_BYTES >> 10;
-    let all = size_bytes.div_ceil(1 << 10);
-    let mut groups = Groups::empty();
-    for run in chunks.iter() {
-        let (start, end) = match run {
-            RangeSetRange::Range(run) => (run.start.0, run.end.0),
-            RangeSetRange::RangeFrom(run) => (run.start.0, all),
-        };
-        let end = if end >= all { all.div_ceil(CHUNKS) } else { end / CHUNKS };
-        let start = start.div_ceil(CHUNKS);
-        if start < end {
-            groups.union_with(&Groups::from(start..end));
-        }
-    }
-    groups
 }
