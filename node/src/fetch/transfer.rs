@@ -11,7 +11,7 @@ use bao_tree::{ChunkRanges, io::BaoContentItem};
 use iroh::endpoint::Connection;
 use mhc_protocol::{
     BlobHash, NodeId, Timestamp,
-    sched::{CancelReason, Cost, Demand, DemandClass, DemandId, Effect, Failure, Groups, Path, Scheduler, UnitId},
+    sched::{CancelReason, Cost, Demand, DemandClass, DemandId, Effect, Failure, Path, Scheduler, UnitId},
 };
 use mhc_storage::{
     blob::{BlobError, PartialBlob},
