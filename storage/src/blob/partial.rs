@@ -1,5 +1,5 @@
 //! A blob in transfer: verified pieces are written where they belong, offered at once, and made durable by checkpoints
-//! (every 64 MiB, every 2 s while something is written, when the handle goes, and when the blob is complete).
+//! (every 16 MiB, every 2 s while something is written, when the handle goes, and when the blob is complete).
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Bytes written before a checkpoint is due at once.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Largest file offset.
 const MAX_BYTES: u64 = i64::MAX as u64;
 

@@ -94,7 +94,7 @@ async fn a_kill_keeps_what_was_acknowledged_and_verification_finds_the_rest() {
     let hash = BlobHash::of(&bytes);
     let partial = fixture.store.partial(hash, 20 * MIB).await.unwrap();
     write(&partial, &bytes, chunks(0..17_000)).await;
-    // Less than makes a checkpoint due at once: it comes by time.
+    // More than 16 MiB: a checkpoint is due at once.
     let durable = |store: &BlobStore| {
         let _structure = store.inner.structure();
         store.inner.table.lock().get(hash).unwrap().durable.clone()
