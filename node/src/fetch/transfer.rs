@@ -489,9 +489,8 @@ impl Transfer {
             UnitError::Missing => active.sched.failed(now, unit, Failure::Missing),
             UnitError::Gone(_) => {
                 active.sched.failed(now, unit, Failure::Broken);
-                // All units on a connection end with it: that is one loss, and says nothing about a newer connection.
-                let gone = |ready: &Ready| ready.connection.close_reason().is_some();
-                if matches!(self.peers.get(&node), Some(Peer::Ready(ready)) if gone(ready)) {
+                // All units on a connection end with it: that is one loss.
+                if matches!(self.peers.get(&node), Some(Peer::Ready(_))) {
                     self.lose(node);
                 }
             }
