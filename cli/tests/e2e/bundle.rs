@@ -418,7 +418,8 @@ fn an_import_that_was_killed_goes_on_where_it_was() -> Result<()> {
     let mut client = command.args(import).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     eventually("the import has begun", SOON, || {
         let local = local(&http)?;
-        ensure!(local >= 48 * MIB as u64, "{local} bytes");
+        // Half of it, so that a disk that is still busy with the export has made a checkpoint durable.
+        ensure!(local >= 96 * MIB as u64, "{local} bytes");
         Ok(())
     })?;
     b.kill();
