@@ -62,54 +62,34 @@ pub fn video(dir: &Path) -> Result<PathBuf> {
 
 /// Five minutes of the same kind, padded to about 150 MB, so that its middle is far from what a player reads at first.
 pub fn long_video(dir: &Path) -> Result<PathBuf> {
-    make(
+    padded_video(
         dir,
         "long-film.mp4",
-        &[
-            "-f",
-            "lavfi",
-            "-i",
-            "testsrc2=size=320x180:rate=10",
-            "-f",
-            "lavfi",
-            "-i",
-            "sine=frequency=330:sample_rate=48000",
-            "-t",
-            "300",
-            "-c:v",
-            "libx264",
-            "-preset",
-            "ultrafast",
-            "-b:v",
-            "4000k",
-            "-minrate",
-            "4000k",
-            "-maxrate",
-            "4000k",
-            "-bufsize",
-            "2000k",
-            "-x264-params",
-            "nal-hrd=cbr:threads=1",
-            "-g",
-            "20",
-            "-pix_fmt",
-            "yuv420p",
-            "-c:a",
-            "aac",
-            "-b:a",
-            "96k",
-            "-movflags",
-            "+faststart",
-        ],
+        ConstantRate { tone_hz: 330, length_s: 300, video_kbit_s: 4000, buffer_kbit: 2000 },
     )
 }
 
 /// Three and a half minutes of 3 Mbit/s, about 79 MB, that can be played from its start.
 pub fn three_mbit_video(dir: &Path) -> Result<PathBuf> {
-    let length = THREE_MBIT_S.to_string();
+    let rate = ConstantRate { tone_hz: 550, length_s: THREE_MBIT_S, video_kbit_s: 2900, buffer_kbit: 1500 };
+    padded_video(dir, "three-mbit-210.mp4", rate)
+}
+
+/// A film whose pictures are padded to a rate.
+struct ConstantRate {
+    tone_hz: u64,
+    length_s: u64,
+    video_kbit_s: u64,
+    buffer_kbit: u64,
+}
+
+fn padded_video(dir: &Path, name: &str, film: ConstantRate) -> Result<PathBuf> {
+    let sound = format!("sine=frequency={}:sample_rate=48000", film.tone_hz);
+    let (length, rate, buffer) =
+        (film.length_s.to_string(), format!("{}k", film.video_kbit_s), format!("{}k", film.buffer_kbit));
     make(
         dir,
-        "three-mbit-210.mp4",
+        name,
         &[
             "-f",
             "lavfi",
@@ -118,7 +98,7 @@ pub fn three_mbit_video(dir: &Path) -> Result<PathBuf> {
             "-f",
             "lavfi",
             "-i",
-            "sine=frequency=550:sample_rate=48000",
+            &sound,
             "-t",
             &length,
             "-c:v",
@@ -126,13 +106,13 @@ pub fn three_mbit_video(dir: &Path) -> Result<PathBuf> {
             "-preset",
             "ultrafast",
             "-b:v",
-            "2900k",
+            &rate,
             "-minrate",
-            "2900k",
+            &rate,
             "-maxrate",
-            "2900k",
+            &rate,
             "-bufsize",
-            "1500k",
+            &buffer,
             "-x264-params",
             "nal-hrd=cbr:threads=1",
             "-g",

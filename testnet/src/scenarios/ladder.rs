@@ -16,7 +16,7 @@ use crate::{
     story::{Host, Story},
 };
 
-/// How long each state of the network lasts. With `MHC_FULL` the film plays for three minutes and more.
+/// How long each state of the network lasts. With `MHC_SOAK=1` the film plays for three minutes and more.
 const PHASE: Duration = Duration::from_secs(14);
 const FULL_PHASE: Duration = Duration::from_secs(26);
 /// A silent cut is noticed within this time: questions for some seconds, and a loaded machine.
@@ -33,7 +33,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "a film of 3 Mbit/s plays on while lan, direct path and Yggdrasil are cut one after the other and come back",
     limit: Duration::from_secs(420),
     tell: |story| {
-        let phase = if std::env::var_os("MHC_FULL").is_some() { FULL_PHASE } else { PHASE };
+        let phase = if std::env::var_os("MHC_SOAK").is_some() { FULL_PHASE } else { PHASE };
         let [a, b, c] = [story.host("a")?, story.host("b")?, story.host("c")?];
         let lan = story.switch("hub")?;
         story.plug(&a, &lan, "10.77.8.1/24")?;
