@@ -363,7 +363,9 @@ fn relay_settings(home: &Home, config: &mhc_config::Relay) -> Result<RelaySettin
 fn front_options(config: &Config) -> Result<Option<FrontOptions>, StartError> {
     let Some(listen) = config.gateway.https else { return Ok(None) };
     match (config.gateway.tls_certificate.clone(), config.gateway.tls_key.clone()) {
-        (Some(certificate), Some(key)) => Ok(Some(FrontOptions { listen, certificate, key })),
+        (Some(certificate), Some(key)) => {
+            Ok(Some(FrontOptions { listen, certificate: CertificateFiles { certificate, key } }))
+        }
         _ => Err(StartError::NoCertificate),
     }
 }

@@ -17,9 +17,10 @@ use iroh_relay::server::{
     Server, ServerConfig, TlsConfig,
 };
 use mhc_protocol::{NetworkId, NodeId, SecretKey, relay::read_token};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    certificate::{self, CertificateError, CertificateFiles},
+    certificate::{self, Certificate, CertificateError, CertificateFiles},
     door::{Door, Refusal},
     metrics::{Reasons, RelayMetrics},
 };
@@ -69,6 +70,8 @@ pub struct RelayServer {
     server: Server,
     addr: SocketAddr,
     is_https: bool,
+    /// Reads the certificate again when it is renewed.
+    _watching: Option<AbortOnDropHandle<()>>,
 }
 
 impl RelayServer {
@@ -80,8 +83,11 @@ impl RelayServer {
     ) -> Result<Self, RelayError> {
         let addr = free(options.listen).map_err(|error| listen(options.listen, &error))?;
         let mut relay = RelayConfig::new(addr);
+        let mut watching = None;
         if let Some(files) = &options.certificate {
-            let cert = CertConfig::Manual { server_config: files.load()? };
+            let certificate = Certificate::load(files.clone())?;
+            let cert = CertConfig::Manual { server_config: certificate.server_config(&[])? };
+            watching = Some(AbortOnDropHandle::new(tokio::spawn(async move { certificate.watch().await })));
             // Beside HTTPS the server wants to answer plain HTTP, where portals are looked for. Nobody here does.
             relay.http_bind_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             relay.tls = Some(TlsConfig::new(addr, cert));
@@ -99,7 +105,7 @@ impl RelayServer {
         let _ = metrics.server.set(Arc::clone(&server.metrics().server));
         let is_https = options.certificate.is_some();
         tracing::info!(%addr, is_https, "relaying for members");
-        Ok(Self { server, addr, is_https })
+        Ok(Self { server, addr, is_https, _watching: watching })
     }
 
     /// Where it listens.

@@ -1,16 +1,15 @@
 //! The public front: what the gateway serves, over TLS for anybody on the internet.
 //!
 //! One port, twice: TCP carries HTTP/1.1 and HTTP/2 ([`tcp`]), UDP carries HTTP/3 ([`quic`]), which answers over TCP
-//! advertise (`Alt-Svc`). The certificate is read from files and read again when they change ([`certificate`]). Routes,
+//! advertise (`Alt-Svc`). The certificate is read from files and read again when they change. Routes,
 //! the check of Host and Origin and the figures are the gateway's own ([`mhc_api::Site`]).
 
-mod certificate;
 mod quic;
 mod tcp;
 #[cfg(test)]
 mod tests;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -22,8 +21,7 @@ use mhc_api::{Limits, Scheme, Site};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use certificate::Certificate;
-pub use certificate::CertificateError;
+use crate::certificate::{Certificate, CertificateError, CertificateFiles};
 
 /// Most connections at a time, over TCP and QUIC together.
 const MAX_CONNECTIONS: usize = 4096;
@@ -43,17 +41,15 @@ const PORT_TRIES: usize = 16;
 pub struct FrontOptions {
     /// Address and port, for TCP and UDP; port 0 is any that is free for both.
     pub listen: SocketAddr,
-    /// PEM file with the certificate and those of its issuers, in this order.
-    pub certificate: PathBuf,
-    /// PEM file with the certificate's private key.
-    pub key: PathBuf,
+    /// The certificate and those of its issuers, in this order, and its key.
+    pub certificate: CertificateFiles,
 }
 
 /// Why a front can't serve.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontError {
     /// The files of the certificate.
-    #[error(transparent)]
+    #[error("gateway.tls_certificate and gateway.tls_key: {0}")]
     Certificate(#[from] CertificateError),
     /// No listening there: in use, no such address, no permission.
     #[error("can't listen on {listen} ({transport}): {source}; choose another address with gateway.https")]
@@ -79,7 +75,7 @@ pub struct Front {
 impl Front {
     /// Reads the certificate and starts to listen. Must be called in a tokio runtime.
     pub async fn bind(options: FrontOptions, site: Site) -> Result<Self, FrontError> {
-        let certificate = Arc::new(Certificate::load(options.certificate, options.key)?);
+        let certificate = Certificate::load(options.certificate)?;
         let mut tries = if options.listen.port() == 0 { PORT_TRIES } else { 1 };
         loop {
             tries -= 1;

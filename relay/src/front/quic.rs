@@ -27,7 +27,9 @@ use quinn::{
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Certificate, HANDSHAKE_TIMEOUT, MAX_CONCURRENT_REQUESTS, MAX_HEAD_BYTES};
+use crate::certificate::Certificate;
+
+use super::{HANDSHAKE_TIMEOUT, MAX_CONCURRENT_REQUESTS, MAX_HEAD_BYTES};
 
 /// How long a connection may be silent; browsers open another when they need one.
 const IDLE_TIMEOUT_MS: u32 = 30_000;

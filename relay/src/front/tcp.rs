@@ -18,7 +18,9 @@ use tokio::{net::TcpListener, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Certificate, HANDSHAKE_TIMEOUT, MAX_CONCURRENT_REQUESTS, MAX_HEAD_BYTES};
+use crate::certificate::Certificate;
+
+use super::{HANDSHAKE_TIMEOUT, MAX_CONCURRENT_REQUESTS, MAX_HEAD_BYTES};
 
 /// A peer that is silent this long is asked whether it is there, and is given as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

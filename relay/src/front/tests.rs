@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Front, FrontError, FrontOptions, certificate::Certificate};
+use super::{CertificateFiles, Front, FrontError, FrontOptions};
 
 const NAME: &str = "tube.example.org";
 
@@ -29,7 +29,8 @@ fn certify(dir: &Path) {
 }
 
 fn options(dir: &Path) -> FrontOptions {
-    FrontOptions { listen: "127.0.0.1:0".parse().unwrap(), certificate: dir.join("cert.pem"), key: dir.join("key.pem") }
+    let certificate = CertificateFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem") };
+    FrontOptions { listen: "127.0.0.1:0".parse().unwrap(), certificate }
 }
 
 struct Running {
@@ -202,52 +203,6 @@ async fn strangers_to_the_protocol_harm_nothing() {
     let (mut requests, _driver) = http3(&running).await;
     let request = axum::http::Request::get(running.url("/healthz")).body(()).unwrap();
     assert_eq!(ask(&mut requests, request, b"").await.0, 200);
-}
-
-#[test]
-fn a_renewed_certificate_is_taken_and_a_broken_one_isnt() {
-    let dir = TempDir::new().unwrap();
-    certify(dir.path());
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    let certificate = Certificate::load(cert.clone(), key.clone()).unwrap();
-    let first = certificate.current().cert.clone();
-    fs::write(&cert, "half a file").unwrap();
-    certificate.reload();
-    assert_eq!(certificate.current().cert, first);
-    certify(dir.path());
-    certificate.reload();
-    assert_ne!(certificate.current().cert, first);
-}
-
-#[tokio::test]
-async fn what_is_wrong_with_a_certificate_is_said() {
-    let dir = TempDir::new().unwrap();
-    certify(dir.path());
-    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-    let (cert, key) = (read("cert.pem"), read("key.pem"));
-    certify(dir.path());
-    let other_key = read("key.pem");
-    let table = [
-        (None, Some(key.as_str()), "gateway.tls_certificate", "no such file"),
-        (Some(cert.as_str()), None, "gateway.tls_key", "no such file"),
-        (Some(""), Some(key.as_str()), "gateway.tls_certificate", "has to be PEM"),
-        (Some(key.as_str()), Some(key.as_str()), "gateway.tls_certificate", "has to be PEM"),
-        (Some(cert.as_str()), Some(cert.as_str()), "gateway.tls_key", "has to be PEM"),
-        (Some(cert.as_str()), Some(other_key.as_str()), "gateway.tls_key", "doesn't go with"),
-    ];
-    for (cert, key, setting, reason) in table {
-        for (name, text) in [("cert.pem", cert), ("key.pem", key)] {
-            match text {
-                Some(text) => fs::write(dir.path().join(name), text).unwrap(),
-                None => fs::remove_file(dir.path().join(name)).unwrap_or(()),
-            }
-        }
-        let Err(error) = Certificate::load(dir.path().join("cert.pem"), dir.path().join("key.pem")) else {
-            panic!("{setting}: {reason}");
-        };
-        let error = error.to_string();
-        assert!(error.contains(setting) && error.contains(reason), "{error}");
-    }
 }
 
 #[tokio::test]
